@@ -1,0 +1,41 @@
+# Every target does its own set-up. EXTRA=gpu installs the CUDA build of vLLM instead of the CPU one.
+PYTHON ?= python3
+EXTRA ?= cpu
+BIN := .venv/bin
+STAMP := .venv/.installed-$(EXTRA)
+
+# uv does not read pip's settings, so a local folder of wheels is handed on where one is configured.
+ifneq ($(strip $(PIP_FIND_LINKS)),)
+export UV_FIND_LINKS := $(PIP_FIND_LINKS)
+else
+TORCH := --torch-backend=$(if $(filter cpu,$(EXTRA)),cpu,auto)
+endif
+OVERRIDES := $(if $(filter cpu,$(EXTRA)),--overrides deploy/cpu-overrides.txt)
+
+.PHONY: setup quickstart test check bench clean
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml deploy/cpu-overrides.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) $(OVERRIDES) --editable '.[$(EXTRA),dev]'
+	touch $@
+
+quickstart: setup
+	$(BIN)/rondo run configs/quickstart.yaml
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/unit
+
+test: setup
+	$(BIN)/pytest tests
+
+bench: setup
+	$(BIN)/rondo bench rollout
+	$(BIN)/rondo bench loop
+
+clean:
+	rm -rf .venv runs

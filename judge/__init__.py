@@ -1,0 +1,1 @@
+"""Judge: completions in, preference pairs out."""

@@ -1,0 +1,94 @@
+"""The nouns that a judge produces: scores, verdicts, preference pairs and their shards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rollout.types import Logps, Message, TokenIds, TokenSignature
+
+Outcome = Literal["a", "b", "tie", "both_bad", "abstain"]
+PairOutcome = Literal["chosen", "tie", "both_bad"]
+Source = Literal["function", "reward_model", "preference_model", "verifier", "llm", "human"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A pointwise judge's answer on completion `index`; value None is an abstention, and evidence says why."""
+
+    prompt_id: str
+    index: int
+    value: float | None
+    judge_id: str
+    source: Source
+    evidence: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A judge's answer on completions a against b of one prompt (indices).
+
+    p_a in [0, 1] or None where the judge gave no probability; evidence is raw and stored as bytes.
+    """
+
+    prompt_id: str
+    a: int
+    b: int
+    outcome: Outcome
+    p_a: float | None
+    judge_id: str
+    source: Source
+    evidence: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreferencePair:
+    """One training row.
+
+    pair_id is a hash of the pair's place (run, round, prompt, slot), content_hash of its token ids.
+    prompt_ids int32[P], chosen_ids int32[C], rejected_ids int32[R]; the logps are per token, as sampled.
+    margin is in the units of the judge; p_chosen is None unless the judge gave a probability.
+    """
+
+    pair_id: str
+    content_hash: str
+    round_id: int
+    prompt_id: str
+    prompt: tuple[Message, ...]
+    chosen: str | None
+    rejected: str | None
+    prompt_ids: TokenIds
+    chosen_ids: TokenIds | None
+    rejected_ids: TokenIds | None
+    chosen_logps: Logps | None
+    rejected_logps: Logps | None
+    outcome: PairOutcome
+    score_chosen: float | None
+    score_rejected: float | None
+    margin: float | None
+    p_chosen: float | None
+    policy_version: int
+    judge_id: str
+    source: Source
+    chosen_truncated: bool
+    rejected_truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairShard:
+    """A durable Arrow file of preference pairs and its manifest, written last.
+
+    Every prompt of the chunk stands in exactly one place: it has pairs, or its id is under a reason in `rejected`.
+    num_abstained counts completions or comparisons on which the judge gave no answer, by reason.
+    """
+
+    path: str
+    chunk_id: int
+    num_pairs: int
+    num_prompts: int
+    sha256: str
+    schema_version: int
+    round_id: int
+    policy_version: int
+    signature: TokenSignature
+    rejected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    num_abstained: Mapping[str, int] = field(default_factory=dict)

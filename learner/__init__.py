@@ -1,0 +1,1 @@
+"""Learner: preference pairs in, a better policy out."""

@@ -1,0 +1,1 @@
+"""Orchestrator: the loop that ties rollout, judge and learner into one job."""

@@ -1,0 +1,1 @@
+"""Rollout: prompts in, completions of the current policy out."""

@@ -1,0 +1,68 @@
+"""Data flows rollout -> judge -> learner -> orchestrator, and imports follow it. Read from the source, lazy ones too."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ORDER = ["rollout", "judge", "learner", "orchestrator"]
+PUBLIC = {"types", "errors", "shards"}
+ONLY_IN = {
+    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py"},
+    "ray": {"rollout/actor.py", "judge/actor.py", "learner/actor.py", "orchestrator/cluster.py"},
+}
+
+
+def imports_of(source: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "relative imports hide the arrows"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def violations(path: str, source: str) -> list[str]:
+    package = path.split("/")[0]
+    allowed = PUBLIC | ({"config", "actor"} if package == "orchestrator" else set())
+    wrong = []
+    for name in imports_of(source):
+        top, *rest = name.split(".")
+        if top in ORDER and top != package:
+            if ORDER.index(top) > ORDER.index(package):
+                wrong.append(f"{path} imports {name}: against the arrow")
+            elif not rest or rest[0] not in allowed:
+                wrong.append(f"{path} imports {name}: only {sorted(allowed)} cross packages")
+        if path not in ONLY_IN.get(top, {path}):
+            wrong.append(f"{path} imports {name}: only {sorted(ONLY_IN[top])} may")
+    return wrong
+
+
+@pytest.mark.parametrize("path", sorted(p for name in ORDER for p in (ROOT / name).rglob("*.py")), ids=str)
+def test_imports_follow_the_data(path):
+    assert violations(path.relative_to(ROOT).as_posix(), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("rollout/x.py", "import judge.types"),
+        ("rollout/x.py", "def f():\n    from orchestrator import config"),
+        ("learner/x.py", "from judge.pairing import select"),
+        ("judge/x.py", "import ray"),
+        ("learner/x.py", "def f():\n    import vllm"),
+    ],
+)
+def test_the_check_can_fail(path, source):
+    assert violations(path, source)
+
+
+def test_rollout_types_is_light():
+    code = "import sys, rollout.types, judge.types, learner.types; print({'torch', 'ray', 'vllm'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "set()"
