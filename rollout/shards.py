@@ -1,115 +1,29 @@
-"""Durable files: temporary name, fsync, rename; checksums on read; Arrow shards with a manifest written last.
+"""What other packages may use of rollout's files: durable writes, checked reads, and completion groups as Arrow."""
 
-A shard is `NNNNN.arrow` (Arrow IPC, opens with `pyarrow` and `datasets.load_dataset("arrow", ...)` as it is)
-and `NNNNN.json`, its manifest. A shard exists once its manifest does: what a crash leaves before that is replaced.
-"""
+from rollout.files import (
+    SCHEMA_VERSION,
+    hash_file,
+    hash_json,
+    publish,
+    read_json,
+    read_shard,
+    remove_temporaries,
+    temporary_beside,
+    write_bytes,
+    write_json,
+    write_shard,
+)
 
-import hashlib
-import json
-import os
-import shutil
-from pathlib import Path
-from typing import Any, TypeVar
-
-import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
-
-from rollout.errors import IntegrityError
-
-SCHEMA_VERSION = 1
-_TEMPORARY = ".tmp-"
-T = TypeVar("T")
-
-
-def publish(temporary: Path, final: Path) -> None:
-    """Rename a finished file or folder into place, durably. Every commit of a run passes through here."""
-    if final.is_dir():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
-    directory = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def write_bytes(path: Path, data: bytes) -> str:
-    """Write a file atomically and return the sha256 of its bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    publish(temporary, path)
-    return hashlib.sha256(data).hexdigest()
-
-
-def write_json(path: Path, value: Any, kind: Any = None) -> str:
-    """Write JSON with sorted keys, so that equal values are equal bytes. kind: the type, where it is a dataclass."""
-    if kind is not None:
-        value = TypeAdapter(kind).dump_python(value, mode="json")
-    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False)
-    return write_bytes(path, text.encode() + b"\n")
-
-
-def read_json(path: Path, kind: type[T]) -> T:
-    """Read and validate a JSON file. Raises IntegrityError, naming the file, if it is not what was written."""
-    try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except (ValidationError, FileNotFoundError) as error:
-        raise IntegrityError(f"{path} does not hold a valid {kind.__name__}: {_first_line(error)}") from error
-
-
-def write_shard(path: Path, table: pa.Table) -> str:
-    """Write an Arrow IPC file atomically and return the sha256 of its bytes."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return write_bytes(path, sink.getvalue().to_pybytes())
-
-
-def read_shard(path: Path, sha256: str, schema: pa.Schema | None = None) -> pa.Table:
-    """Read an Arrow IPC file that must have this sha256 and, if given, these columns. Raises IntegrityError."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise IntegrityError(f"{path} is missing; restore it, or fork the run from an earlier round") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise IntegrityError(
-            f"{path} was truncated or altered: {len(data)} bytes with sha256 {found[:12]}, "
-            f"expected {sha256[:12]}; restore it, or fork the run from an earlier round"
-        )
-    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    if schema is not None and not table.schema.equals(schema, check_metadata=False):
-        raise IntegrityError(f"{path} has columns {table.schema.names}, expected {schema.names}")
-    return table
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, read in blocks."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_json(value: Any) -> str:
-    """sha256 of a value's canonical JSON; lone surrogates are escaped, so that any text can be hashed."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-
-
-def temporary_beside(path: Path) -> Path:
-    """A name beside `path` that no reader takes for a finished file."""
-    return path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-
-
-def remove_temporaries(root: Path) -> int:
-    """Delete what crashed writers left under `root`; the number of files and folders deleted."""
-    leftovers = [path for path in root.rglob(f"{_TEMPORARY}*") if not path.is_symlink()]
-    for path in leftovers:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    return len(leftovers)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+__all__ = [
+    "SCHEMA_VERSION",
+    "hash_file",
+    "hash_json",
+    "publish",
+    "read_json",
+    "read_shard",
+    "remove_temporaries",
+    "temporary_beside",
+    "write_bytes",
+    "write_json",
+    "write_shard",
+]

@@ -1,4 +1,4 @@
-"""Data flows rollout -> judge -> learner -> orchestrator, and imports follow it. Read from the source, lazy ones too."""
+"""Data flows rollout -> judge -> learner -> orchestrator, and imports follow it, lazy ones too."""
 
 import ast
 import subprocess
@@ -28,7 +28,7 @@ def imports_of(source: str) -> set[str]:
 
 
 def violations(path: str, source: str) -> list[str]:
-    package = path.split("/")[0]
+    package = path.split("/", maxsplit=1)[0]
     allowed = PUBLIC | ({"config", "actor"} if package == "orchestrator" else set())
     wrong = []
     for name in imports_of(source):
