@@ -93,6 +93,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_policy(folder: Path) -> str:
+    """sha256 of a policy: the names and bytes of its weight files and of config.json. Raises IntegrityError if none."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise IntegrityError(f"{folder} holds no *.safetensors; a policy is a Hugging Face folder with such weights")
+    return hash_json({path.name: hash_file(path) for path in [*weights, folder / "config.json"]})
+
+
 def hash_json(value: Any) -> str:
     """sha256 of a value's canonical JSON; lone surrogates are escaped, so that any text can be hashed."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
