@@ -1,0 +1,40 @@
+"""What Rondo adds to vLLM's worker, in whichever process that runs: new weights in place, from a policy folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from rollout.weights import weight_files
+
+
+class PolicyLoading:
+    """Mixed into vLLM's worker class (`worker_extension_cls`); its methods are reached through collective_rpc."""
+
+    model_runner: Any
+
+    def load_policy(self, folder: str) -> None:
+        """Replace all weights by those of a folder. If it raises, the weights are a mixture and must not be used."""
+        # Through getattr: the worker's own method, which a declaration here would hide from vLLM's check for clashes.
+        getattr(self, "reload_weights")(weights_iterator=_tensors(Path(folder)))  # noqa: B009
+        for module in self.model_runner.get_model().modules():
+            _pack_again(module)
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
+
+
+def _pack_again(module: Any) -> None:
+    """Renew the packed copy that the CPU's matrix product of an output layer reads.
+
+    vLLM packs a layer when its own weights arrive; those of a tied output layer arrive at the embedding instead, and
+    the copy would stay that of the old policy.
+    """
+    if hasattr(module, "cpu_linear") and hasattr(module, "org_vocab_size"):
+        module.quant_method.process_weights_after_loading(module)
