@@ -13,13 +13,17 @@ Source = Literal["function", "reward_model", "preference_model", "verifier", "ll
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A pointwise judge's answer on completion `index`; value None is an abstention, and evidence says why."""
+    """A pointwise judge's answer on completion `index`.
+
+    value None is an abstention: reason is what it is counted under, evidence its raw detail.
+    """
 
     prompt_id: str
     index: int
     value: float | None
     judge_id: str
     source: Source
+    reason: str = ""
     evidence: bytes = b""
 
 
@@ -27,7 +31,8 @@ class Score:
 class Verdict:
     """A judge's answer on completions a against b of one prompt (indices).
 
-    p_a in [0, 1] or None where the judge gave no probability; evidence is raw and stored as bytes.
+    p_a in [0, 1] or None where the judge gave no probability; evidence is raw and stored as bytes;
+    reason is what an abstention is counted under.
     """
 
     prompt_id: str
@@ -37,7 +42,28 @@ class Verdict:
     p_a: float | None
     judge_id: str
     source: Source
+    reason: str = ""
     evidence: bytes = b""
+
+
+Answer = Score | Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictShard:
+    """A durable Arrow file of every answer of a judge on one chunk, abstentions too, and its manifest, written last.
+
+    judged holds the sha256 of each group shard that was judged, so that answers never serve other completions.
+    """
+
+    path: str
+    chunk_id: int
+    num_answers: int
+    sha256: str
+    schema_version: int
+    round_id: int
+    judge_id: str
+    judged: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,97 @@
+"""The preference pair of a prompt, or the one reason why it has none.
+
+Reasons: too_few (the group has fewer than two completions), duplicate (the two texts or token sequences are the
+same), tie, below_margin, or the commonest reason for which the judge left fewer than two completions judged.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from judge.config import PairingConfig
+from judge.pairing import Choice, choose, reasons_of, values_of
+from judge.types import Answer, PreferencePair, Verdict
+from rollout.shards import hash_json
+from rollout.types import CompletionGroup, TokenIds
+
+
+def pair_or_reason(
+    group: CompletionGroup,
+    answers: Sequence[Answer],
+    config: PairingConfig,
+    *,
+    run_id: str,
+    round_id: int,
+    policy_version: int,
+) -> PreferencePair | str:
+    """The pair of one prompt, or the one reason under which the prompt is counted."""
+    choice = choose(group, values_of(answers), config)
+    if isinstance(choice, Choice):
+        return _pair(group, choice, answers, run_id=run_id, round_id=round_id, policy_version=policy_version)
+    if choice == "too_few" and len(group.completions) > 1:
+        return _commonest_reason(answers)
+    return choice
+
+
+def _pair(
+    group: CompletionGroup,
+    choice: Choice,
+    answers: Sequence[Answer],
+    *,
+    run_id: str,
+    round_id: int,
+    policy_version: int,
+) -> PreferencePair:
+    by_index = {completion.index: completion for completion in group.completions}
+    chosen, rejected = by_index[choice.chosen], by_index[choice.rejected]
+    prompt_ids = group.prompt_token_ids
+    return PreferencePair(
+        pair_id=hash_json([run_id, round_id, group.prompt.prompt_id, 0])[:32],
+        content_hash=_content_hash(prompt_ids, chosen.token_ids, rejected.token_ids),
+        round_id=round_id,
+        prompt_id=group.prompt.prompt_id,
+        prompt=group.prompt.messages,
+        chosen=chosen.text,
+        rejected=rejected.text,
+        prompt_ids=prompt_ids,
+        chosen_ids=chosen.token_ids,
+        rejected_ids=rejected.token_ids,
+        chosen_logps=chosen.logps,
+        rejected_logps=rejected.logps,
+        outcome="chosen",
+        score_chosen=choice.value_chosen,
+        score_rejected=choice.value_rejected,
+        margin=choice.margin,
+        p_chosen=_probability(answers, choice),
+        policy_version=policy_version,
+        judge_id=answers[0].judge_id,
+        source=answers[0].source,
+        chosen_truncated=chosen.finish_reason == "length",
+        rejected_truncated=rejected.finish_reason == "length",
+    )
+
+
+def _probability(answers: Sequence[Answer], choice: Choice) -> float | None:
+    """The judge's own probability for exactly this pair, where it was asked and gave one."""
+    for answer in answers:
+        if isinstance(answer, Verdict) and answer.p_a is not None:
+            if (answer.a, answer.b) == (choice.chosen, choice.rejected):
+                return answer.p_a
+            if (answer.b, answer.a) == (choice.chosen, choice.rejected):
+                return 1.0 - answer.p_a
+    return None
+
+
+def _commonest_reason(answers: Sequence[Answer]) -> str:
+    counts = reasons_of(answers)
+    return min(counts, key=lambda reason: (-counts[reason], reason)) if counts else "too_few"
+
+
+def _content_hash(*arrays: TokenIds) -> str:
+    """sha256 of the token ids and of where each array ends."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(len(array).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(array, "<i4").tobytes())
+    return digest.hexdigest()[:32]
