@@ -1,14 +1,17 @@
 """Log-probabilities of completion tokens without ever holding the logits of a whole batch."""
 
+from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from learner.batches import Batch
+from learner.batches import Batch, microbatches, num_tokens, pad
+from rollout.types import Logps, TokenSequence
 
 # 256 MiB of fp32 logits at a time: hundreds of positions of a large vocabulary, a whole batch of a small one.
 CHUNK_ELEMENTS = 2**26
@@ -50,3 +53,24 @@ def _chunk_logps(head: torch.nn.Linear, hidden_ND: Tensor, targets_N: Tensor) ->
     logits_NV = head(hidden_ND)
     wide = torch.promote_types(logits_NV.dtype, torch.float32)
     return -F.cross_entropy(logits_NV.to(wide), targets_N, reduction="none")
+
+
+def compute_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Matrix products in `dtype`, sums and norms in fp32; nothing changes where dtype is float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32)
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel, sequences: Sequence[TokenSequence], *, compute_dtype: torch.dtype, max_tokens: int
+) -> list[Logps]:
+    """Log-probabilities of each sequence's completion, float32[T], in passes of at most max_tokens padded tokens."""
+    scored: list[Logps] = [np.zeros(0, np.float32)] * len(sequences)
+    lengths = [num_tokens(sequence) for sequence in sequences]
+    for cut in microbatches(range(len(sequences)), lengths, max_tokens=max_tokens):
+        batch = pad([sequences[i] for i in cut]).to(model.device)
+        with compute_in(compute_dtype, model.device):
+            logps_BT = completion_logps(model, batch).cpu().numpy()
+        for row_T, mask_T, i in zip(logps_BT, batch.completion_mask_BT.cpu().numpy(), cut, strict=True):
+            scored[i] = row_T[mask_T]
+    return scored

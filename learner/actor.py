@@ -1,0 +1,63 @@
+"""The learner worker as a Ray actor; training streams its steps back as they are made."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from judge.types import PairShard
+from learner.config import LearnerConfig
+from learner.types import LearnerUpdate, StepMetrics
+from rollout.errors import InfraError
+from rollout.types import Logps, PolicyRef, TokenSequence
+
+if TYPE_CHECKING:  # whoever only calls the actor loads neither torch nor transformers
+    from learner.worker import LearnerWorker
+
+
+@ray.remote
+class LearnerActor:
+    """One learner. worker_settings: the arguments of LearnerWorker other than base, settings and run_dir."""
+
+    def __init__(self, *, settings: LearnerConfig, run_dir: str, **worker_settings: Any) -> None:
+        self._settings, self._run_dir, self._worker_settings = settings, Path(run_dir), worker_settings
+        self._worker: LearnerWorker | None = None
+        # Imports take longer than most of what else has to happen before start(), so they begin at once.
+        threading.Thread(target=self._warm, daemon=True).start()
+
+    def __repr__(self) -> str:
+        return "learner" + ("" if self._worker is None else f" step {self._worker.num_steps}")
+
+    def configure(self, settings: LearnerConfig) -> None:
+        """Learn what comes next by these settings."""
+        self._settings = settings
+        if self._worker is not None:
+            self._worker.configure(settings)
+
+    def start(self, base: PolicyRef, policy: PolicyRef) -> None:
+        """Load the policy that learning goes on from, with its state; base is the run's first one."""
+        from learner.worker import LearnerWorker
+
+        self._worker = LearnerWorker(base=base, settings=self._settings, run_dir=self._run_dir, **self._worker_settings)
+        self._worker.prepare(policy)
+
+    @ray.method(num_returns="streaming")  # type: ignore[untyped-decorator]
+    def train(
+        self, *, round_id: int, shards: Sequence[PairShard], policy_in: PolicyRef
+    ) -> Iterator[StepMetrics | LearnerUpdate]:
+        """See LearnerWorker.train; the update comes last."""
+        yield (yield from self._started().train(round_id=round_id, shards=shards, policy_in=policy_in))
+
+    def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
+        """See LearnerWorker.score."""
+        return self._started().score(sequences, policy=policy)
+
+    def _warm(self) -> None:
+        import learner.worker  # noqa: F401
+
+    def _started(self) -> "LearnerWorker":
+        if self._worker is None:
+            raise InfraError(f"{self!r} holds no policy yet: its process is new, and start() comes first")
+        return self._worker
