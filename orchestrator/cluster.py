@@ -1,0 +1,334 @@
+"""The stages on Ray: actors started side by side, work dispatched bounded in flight, failures retried elsewhere."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from judge.actor import JudgeActor
+from judge.types import PairShard, Verdict
+from learner.actor import LearnerActor
+from learner.types import LearnerUpdate, StepMetrics
+from orchestrator.config import ClusterConfig, RunConfig
+from orchestrator.observer import Observer
+from orchestrator.rundir import RunDir
+from orchestrator.stages import Cluster, OnStep
+from rollout.actor import RolloutActor
+from rollout.errors import InfraError, RondoError
+from rollout.shards import find_shards
+from rollout.types import GroupShard, LoadReport, Logps, PolicyRef, PromptChunk, Sampling, TokenSequence
+
+_POLL_S = 0.5
+_JUDGES_IN_FLIGHT = 8
+_MAX_ATTEMPTS = 3
+_START_TIMEOUT_S = 900.0
+
+
+def start_ray(config: ClusterConfig) -> None:
+    """Join the cluster that this process was pointed at (RAY_ADDRESS, a Ray job), or start a local one."""
+    if ray.is_initialized():
+        return
+    # Our own progress and errors are what a person should see; workers' logs are in Ray's log folder.
+    quiet: dict[str, Any] = {"log_to_driver": bool(os.environ.get("RONDO_LOG_TO_DRIVER")), "logging_level": "WARNING"}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(address="auto", **quiet)
+        return
+    ray.init(
+        num_cpus=config.num_cpus,
+        object_store_memory=config.object_store_mib * 1024 * 1024,
+        include_dashboard=config.dashboard,
+        configure_logging=True,
+        **quiet,
+    )
+
+
+def stop_ray() -> None:
+    """Leave the cluster; a local one ends with it."""
+    ray.shutdown()
+
+
+def get(ref: Any, *, what: str, timeout_s: float | None) -> Any:
+    """Wait for a remote result. Translates Ray's errors: ours come back as themselves, a dead process as InfraError."""
+    try:
+        return ray.get(ref, timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, RondoError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        raise InfraError(f"{what}: its process died ({str(error).splitlines()[0]})") from error
+    except ray.exceptions.GetTimeoutError as error:
+        raise InfraError(f"{what} did not answer within {timeout_s:.0f} s; its log is in Ray's log folder") from error
+
+
+def _actor(decorated: Any) -> Any:
+    """What @ray.remote makes of a class, which type checkers take for the class itself."""
+    return decorated
+
+
+@dataclass
+class _InFlight:
+    chunk: PromptChunk
+    engine: int
+    submitted: float
+
+
+class RayRollout:
+    """Engines as Ray actors; chunks go to whichever engine has room."""
+
+    def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
+        settings = config.rollout
+        self._run, self._settings, self._observer = run, settings, observer
+        gpus = settings.gpus_per_engine
+        if gpus is None:
+            gpus = settings.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
+        make = _actor(RolloutActor).options(num_cpus=settings.cpus_per_engine, num_gpus=gpus, max_restarts=-1)
+        self._engines = [
+            make.remote(
+                index=index,
+                settings=settings,
+                run_dir=str(run.root),
+                dtype=config.policy.dtype,
+                seed=config.seed,
+                chat_template=config.policy.chat_template,
+                chat_template_kwargs=dict(config.policy.chat_template_kwargs),
+                system_prompt=config.policy.system_prompt,
+                frozen_date=run.file.started_on,
+            )
+            for index in range(settings.num_engines)
+        ]
+        self._loaded: dict[int, PolicyRef] = {}
+        self._starting: dict[int, Any] = {}
+
+    def start(self, policy: PolicyRef) -> None:
+        """Begin to start every engine with this policy, without waiting for it."""
+        for index, engine in enumerate(self._engines):
+            self._starting[index] = engine.start.remote(policy)
+            self._loaded[index] = policy
+
+    def load(self, policy: PolicyRef) -> None:
+        if not self._loaded:
+            self.start(policy)
+        if self._starting:
+            with self._observer.stage(None, "start engines"):
+                for index, ref in self._starting.items():
+                    get(ref, what=f"start of engine {index}", timeout_s=self._settings.start_timeout_s)
+            self._starting = {}
+        stale = [index for index in self._loaded if self._loaded[index] != policy]
+        if not stale:
+            return
+        with self._observer.stage(None, "sync"):
+            waiting = {index: self._engines[index].load.remote(policy) for index in stale}
+            for index, ref in waiting.items():
+                report: LoadReport = get(
+                    ref, what=f"weight update of engine {index}", timeout_s=self._settings.start_timeout_s
+                )
+                self._loaded[index] = policy
+                self._observer.record(
+                    "sync", engine=index, version=report.version, load_s=report.seconds, size_bytes=report.size_bytes
+                )
+
+    def generate(self, chunks: Sequence[PromptChunk], *, policy: PolicyRef, sampling: Sampling) -> Iterator[GroupShard]:
+        finished = {s.chunk_id: s for c in chunks[:1] for s in find_shards(self._run.root, c.shard_dir, GroupShard)}
+        for chunk in chunks:
+            if chunk.chunk_id in finished:
+                self._observer.advance(len(chunk.prompts))
+                yield finished[chunk.chunk_id]
+        waiting = deque(chunk for chunk in chunks if chunk.chunk_id not in finished)
+        if not waiting:
+            return
+        self.load(policy)
+        attempts: dict[int, int] = {}
+        in_flight: dict[Any, _InFlight] = {}
+        while waiting or in_flight:
+            self._submit(waiting, in_flight, policy, sampling)
+            done, _ = ray.wait(list(in_flight), num_returns=1, timeout=_POLL_S)
+            self._check_deadline(in_flight)
+            if not self._observer.saw_first_token:
+                self._poll_progress()
+            for ref in done:
+                work = in_flight.pop(ref)
+                try:
+                    shard = get(ref, what=f"generation on engine {work.engine}", timeout_s=None)
+                except InfraError as error:
+                    self._retry(work, attempts, waiting, policy, error)
+                    continue
+                self._observer.advance(len(work.chunk.prompts))
+                self._observer.record("generated", num_tokens=shard.num_tokens, num_groups=shard.num_groups)
+                yield shard
+
+    def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
+        self.load(policy)
+        logps: list[Logps] = get(
+            self._engines[0].score.remote(list(sequences)),
+            what="scoring on engine 0",
+            timeout_s=self._settings.generate_timeout_s,
+        )
+        return logps
+
+    def _submit(
+        self, waiting: deque[PromptChunk], in_flight: dict[Any, _InFlight], policy: PolicyRef, sampling: Sampling
+    ) -> None:
+        load = [sum(work.engine == index for work in in_flight.values()) for index in range(len(self._engines))]
+        while waiting and min(load) < self._settings.shards_in_flight:
+            index = load.index(min(load))
+            chunk = waiting.popleft()
+            ref = self._engines[index].generate.remote(chunk, policy, sampling)
+            in_flight[ref] = _InFlight(chunk, index, time.monotonic())
+            load[index] += 1
+
+    def _retry(
+        self,
+        work: _InFlight,
+        attempts: dict[int, int],
+        waiting: deque[PromptChunk],
+        policy: PolicyRef,
+        error: InfraError,
+    ) -> None:
+        chunk_id = work.chunk.chunk_id
+        attempts[chunk_id] = attempts.get(chunk_id, 0) + 1
+        if attempts[chunk_id] >= self._settings.max_attempts:
+            raise InfraError(
+                f"chunk {chunk_id} of round {work.chunk.round_id} failed {attempts[chunk_id]} times, last with: {error}"
+            ) from error
+        self._observer.warn(f"{error}; chunk {chunk_id} is tried again")
+        waiting.appendleft(work.chunk)
+        # A restarted process has no engine yet, and a broken engine no usable weights: both load before taking work.
+        ref = self._engines[work.engine].start.remote(policy)
+        get(ref, what=f"restart of engine {work.engine}", timeout_s=self._settings.start_timeout_s)
+        self._loaded[work.engine] = policy
+
+    def _check_deadline(self, in_flight: dict[Any, _InFlight]) -> None:
+        limit = self._settings.generate_timeout_s
+        for work in in_flight.values():
+            if time.monotonic() - work.submitted > limit + _POLL_S * 20:
+                raise InfraError(f"engine {work.engine} has not finished chunk {work.chunk.chunk_id} in {limit:.0f} s")
+
+    def _poll_progress(self) -> None:
+        for index, engine in enumerate(self._engines):
+            if get(engine.progress.remote(), what=f"progress of engine {index}", timeout_s=60).num_tokens:
+                self._observer.first_token()
+
+
+class RayJudge:
+    """The judge as a Ray actor, fed while generation goes on."""
+
+    def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
+        self._run, self._observer, self._timeout_s = run, observer, config.judge.timeout_s
+        self.actor = (
+            _actor(JudgeActor)
+            .options(num_cpus=0, max_restarts=-1)
+            .remote(settings=config.judge, run_dir=str(run.root), run_id=run.run_id)
+        )
+
+    def build(self, groups: Iterable[GroupShard], *, round_id: int) -> tuple[PairShard, ...]:
+        folder = self._run.round_dir(round_id)
+        pending: deque[Any] = deque()
+        shards: list[PairShard] = []
+        for group in groups:
+            pending.append(self.actor.build.remote(group, verdict_dir=f"{folder}/verdicts", pair_dir=f"{folder}/pairs"))
+            while len(pending) > _JUDGES_IN_FLIGHT:
+                shards.append(self._wait(pending.popleft()))
+        with self._observer.stage(round_id, "judge"):
+            shards += [self._wait(ref) for ref in pending]
+        return tuple(sorted(shards, key=lambda shard: shard.chunk_id))
+
+    def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
+        verdicts: list[Verdict] = self._wait(self.actor.compare.remote(candidate, baseline, out_dir=out_dir))
+        return verdicts
+
+    def _wait(self, ref: Any) -> Any:
+        # The worker's own deadline is a call's; a shard takes as many calls as it has groups.
+        return get(ref, what="judging", timeout_s=None)
+
+
+class RayLearner:
+    """The learner as a Ray actor whose training streams its steps back."""
+
+    def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
+        settings = config.learner
+        gpus = settings.gpus
+        if gpus is None:
+            gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        self._observer = observer
+        self._timeout_s = settings.train_timeout_s
+        self._base: PolicyRef | None = None
+        self._starting: Any = None
+        self.actor = (
+            _actor(LearnerActor)
+            .options(num_cpus=settings.cpus, num_gpus=gpus, max_restarts=-1)
+            .remote(
+                settings=settings,
+                run_dir=str(run.root),
+                seed=config.seed,
+                policy_dtype=config.policy.dtype,
+                num_rounds=config.num_rounds,
+            )
+        )
+
+    def start(self, base: PolicyRef, policy: PolicyRef) -> None:
+        """Begin to load this policy, with its state, without waiting for it."""
+        self._base = base
+        self._starting = self.actor.start.remote(base=base, policy=policy)
+
+    def make_base(self, config: RunConfig, *, on_step: OnStep) -> PolicyRef:
+        stream = self.actor.make_base.remote(policy_config=config.policy.model_dump(include={"path", "dtype"}))
+        base: PolicyRef = self._last(stream, on_step, what="making the base policy")
+        return base
+
+    def train(
+        self, *, round_id: int, shards: Sequence[PairShard], policy_in: PolicyRef, on_step: OnStep
+    ) -> LearnerUpdate:
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            try:
+                self._ready()
+                stream = self.actor.train.remote(round_id=round_id, shards=list(shards), policy_in=policy_in)
+                update: LearnerUpdate = self._last(stream, on_step, what=f"learning of round {round_id}")
+                return update
+            except InfraError as error:
+                if attempt == _MAX_ATTEMPTS:
+                    raise
+                self._observer.warn(f"{error}; round {round_id} is learnt again from its start")
+                assert self._base is not None
+                self.start(self._base, policy_in)
+        raise AssertionError
+
+    def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
+        self._ready()
+        ref = self.actor.score.remote(list(sequences), policy=policy)
+        logps: list[Logps] = get(ref, what="scoring on the learner", timeout_s=self._timeout_s)
+        return logps
+
+    def _ready(self) -> None:
+        if self._starting is not None:
+            with self._observer.stage(None, "start learner"):
+                get(self._starting, what="start of the learner", timeout_s=_START_TIMEOUT_S)
+            self._starting = None
+
+    def _last(self, stream: Any, on_step: OnStep, *, what: str) -> Any:
+        for ref in stream:
+            value = get(ref, what=what, timeout_s=self._timeout_s)
+            if not isinstance(value, StepMetrics):
+                return value
+            on_step(value)
+        raise InfraError(f"{what} ended without a result; the learner's log is in Ray's log folder")
+
+
+def connect(run: RunDir, observer: Observer) -> tuple[Cluster, RayRollout, RayLearner]:
+    """Start all actors side by side; nothing is waited for."""
+    config = run.config
+    rollout = RayRollout(run, config, observer)
+    learner = RayLearner(run, config, observer)
+    judge = RayJudge(run, config, observer)
+
+    def configure(changed: RunConfig) -> None:
+        get(judge.actor.configure.remote(changed.judge), what="configuring the judge", timeout_s=600)
+        get(learner.actor.configure.remote(changed.learner), what="configuring the learner", timeout_s=600)
+
+    return Cluster(rollout=rollout, judge=judge, learner=learner, configure=configure), rollout, learner

@@ -1,0 +1,144 @@
+"""The one configuration tree: each package owns its section, `RunConfig` composes them."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from judge.config import JudgeConfig
+from learner.base_config import ScratchConfig, SftConfig
+from learner.config import LearnerConfig
+from rollout.config import PromptsConfig, RolloutConfig
+from rollout.errors import UsageError
+from rollout.types import Settings, setting
+
+
+class PolicyConfig(Settings):
+    """The base policy, and all that turns messages into tokens."""
+
+    path: str | None = setting(None, change="identity", doc="Hugging Face folder or hub name; none with `scratch`")
+    dtype: Literal["float32", "bfloat16", "float16"] = setting(
+        "bfloat16", change="identity", doc="type of the published weights and of the engine"
+    )
+    chat_template: str | None = setting(None, change="identity", doc="Jinja template, or a path to one")
+    chat_template_kwargs: dict[str, Any] = setting({}, change="identity", doc="arguments of the chat template")
+    system_prompt: str | None = setting(None, change="identity", doc="used only where a prompt has no system turn")
+    scratch: ScratchConfig | None = setting(None, change="identity", doc="make the base from nothing")
+    sft: SftConfig | None = setting(None, change="identity", doc="supervised fine-tuning before round 0")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "PolicyConfig":
+        if (self.path is None) == (self.scratch is None):
+            raise ValueError("give either policy.path (a folder or hub name) or policy.scratch, not both or neither")
+        return self
+
+
+class EvaluationConfig(Settings):
+    """What is measured after every round, on prompts that are never trained on."""
+
+    prompts: str | None = setting(None, change="per_round", doc="held-out prompts; none: no evaluation")
+    split: str = setting("train", change="per_round", doc="split of a dataset that has several")
+    column: str | None = setting(None, change="per_round", doc="column that holds the prompts")
+    num_prompts: int | None = setting(None, change="per_round", doc="use only the first so many", ge=1)
+    num_completions: int = setting(1, change="per_round", doc="answers a prompt, each compared with one", ge=1)
+    baseline: Literal["base", "previous"] = setting("base", change="per_round", doc="what the policy is held against")
+
+
+class ProbeConfig(Settings):
+    """Engine and learner score the same tokens before each round's learning."""
+
+    num_completions: int = setting(64, change="operational", doc="completions scored; 0 switches the probe off", ge=0)
+    max_mean_difference: float = setting(
+        0.1, change="operational", doc="nats a token; above it the run stops before it trains on nonsense", gt=0
+    )
+
+
+class ClusterConfig(Settings):
+    """The Ray that is started where none is running; a running cluster is used as it is."""
+
+    num_cpus: int | None = setting(None, change="operational", doc="logical CPUs of a local Ray", ge=1)
+    object_store_mib: int = setting(128, change="operational", doc="object store of a local Ray", ge=80)
+    dashboard: bool = setting(False, change="operational", doc="start the dashboard of a local Ray")
+
+
+class RunConfig(Settings):
+    """Everything about a run."""
+
+    seed: int = setting(17, change="identity", doc="seed of prompt order, sampling keys and learning", ge=0)
+    num_rounds: int = setting(3, change="operational", doc="rounds in all; may grow on resume", ge=1)
+    max_policy_lag: int = setting(0, change="per_round", doc="round r is sampled by the policy of round r - lag", ge=0)
+    policy: PolicyConfig = setting(change="identity", doc="the base policy")
+    prompts: PromptsConfig = setting(change="per_round", doc="training prompts")
+    rollout: RolloutConfig = setting(RolloutConfig(), change="per_round", doc="generation")
+    judge: JudgeConfig = setting(change="per_round", doc="judging and pairing")
+    learner: LearnerConfig = setting(LearnerConfig(), change="per_round", doc="learning")
+    evaluation: EvaluationConfig = setting(EvaluationConfig(), change="per_round", doc="measuring")
+    probe: ProbeConfig = setting(ProbeConfig(), change="operational", doc="engine against learner")
+    cluster: ClusterConfig = setting(ClusterConfig(), change="operational", doc="Ray")
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML file and apply `a.b=value` overrides. Raises UsageError, one line for every mistake."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise UsageError(f"configuration {path} does not exist; configs/ holds examples") from error
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UsageError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"configuration {path} holds {type(tree).__name__}, expected keys such as `policy:`")
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse_config(tree, origin=str(path))
+
+
+def parse_config(tree: dict[str, Any], *, origin: str) -> RunConfig:
+    """Validate a tree of plain values. Raises UsageError that names the origin and every wrong key."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(_problem(dict(detail)) for detail in error.errors())
+        raise UsageError(f"{origin}: {problems}") from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--set {override}: expected a.b=value, for instance --set learner.beta=0.2")
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise UsageError(f"--set {override}: {parent} is a value, not a section")
+    try:
+        tree[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override}: {text!r} is not YAML; quote it") from error
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    where = [str(part) for part in detail["loc"]]
+    name = ".".join(where)
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where[-1], _known_keys(where[:-1]), n=1, cutoff=0.5)
+        return f"unknown key {name}" + (f", did you mean {'.'.join([*where[:-1], near[0]])}?" if near else "")
+    if detail["type"] == "missing":
+        return f"{name} is missing"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    got = "" if isinstance(detail["input"], dict) else f", got {detail['input']!r}"
+    return f"{name}: {message[0].lower() + message[1:]}{got}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: Any = RunConfig
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, Settings)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)

@@ -1,0 +1,43 @@
+"""`rondo export`: a round's policy as a Hugging Face folder, and its pairs as a dataset."""
+
+import json
+import shutil
+from pathlib import Path
+
+from judge.shards import read_pairs
+from orchestrator.journal import Journal
+from rollout.errors import UsageError
+from rollout.shards import hash_policy
+
+
+def export_round(journal: Journal, round_id: int, out: Path) -> dict[str, object]:
+    """Copy the round's policy to OUT/policy and its pair shards to OUT/pairs; what was written.
+
+    Checksums are verified on the way. Raises UsageError where OUT exists or the round has no update yet.
+    """
+    records = {record.round_id: record for record in journal.records()}
+    record = records.get(round_id)
+    if record is None or record.update is None:
+        trained = [number for number, known in records.items() if known.update is not None]
+        raise UsageError(f"round {round_id} has no trained policy; rounds {trained} have")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; give a new folder")
+    policy = record.update.policy_out
+    root = journal.run.root
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(root / policy.path, out / "policy", symlinks=False)
+    if hash_policy(out / "policy") != policy.sha256:
+        raise UsageError(f"{root / policy.path} was altered: its sha256 is not the one in the journal")
+    (out / "pairs").mkdir()
+    for shard in record.shards or ():
+        read_pairs(root, shard)
+        shutil.copy2(root / shard.path, out / "pairs" / Path(shard.path).name)
+    card = {
+        "run_id": journal.run.run_id,
+        "round": round_id,
+        "policy_version": policy.version,
+        "policy_sha256": policy.sha256,
+        "num_pairs": record.num_pairs,
+    }
+    (out / "rondo.json").write_text(json.dumps(card, indent=2) + "\n")
+    return {**card, "out": str(out)}

@@ -1,0 +1,79 @@
+"""The journal: what each round has committed. Opening a round again returns its finished stages filled in."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from orchestrator.rundir import RunDir
+from orchestrator.types import RoundRecord
+from rollout.errors import IntegrityError
+from rollout.shards import hash_json, read_json, write_json
+from rollout.types import PolicyRef, Prompt
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawnPrompts:
+    prompt_ids: tuple[str, ...]
+
+
+class Journal:
+    """Reads and commits the records of one run; it alone writes record.json and drawn.json."""
+
+    def __init__(self, run: RunDir, *, base_policy: PolicyRef) -> None:
+        self.run = run
+        self.base_policy = base_policy
+
+    def open(self, round_id: int, *, policy_in: PolicyRef, prompts: tuple[Prompt, ...]) -> RoundRecord:
+        """The record of this round, made now unless it exists. The prompts to draw are settled here, once."""
+        path = self._path(round_id)
+        if path.exists():
+            record = read_json(path, RoundRecord)
+            if record.policy_in != policy_in:
+                raise IntegrityError(
+                    f"{path} was opened with policy v{record.policy_in.version}, but round {round_id - 1} "
+                    f"hands on v{policy_in.version}; restore the file, or fork the run from round {round_id - 1}"
+                )
+            return record
+        config = self.run.config_at(round_id)
+        ids = self.run.draw(round_id, prompts, [self.drawn(earlier) for earlier in range(round_id)])
+        drawn_sha256 = write_json(path.with_name("drawn.json"), DrawnPrompts(prompt_ids=ids), DrawnPrompts)
+        sampled_in = round_id - min(round_id, config.max_policy_lag)
+        record = RoundRecord(
+            round_id=round_id,
+            settings=self.run.settings_hash(round_id),
+            prompt_set=hash_json(sorted(prompt.prompt_id for prompt in prompts)),
+            drawn_sha256=drawn_sha256,
+            num_prompts=len(ids),
+            policy_sampled=policy_in if sampled_in == round_id else self.record(sampled_in).policy_in,
+            policy_in=policy_in,
+        )
+        return self.commit(record)
+
+    def commit(self, record: RoundRecord, **changes: Any) -> RoundRecord:
+        """Write the record with these fields set; once this returns, the stage is done for good."""
+        record = dataclasses.replace(record, **changes)
+        if "shards" in changes:
+            rejected: Counter[str] = Counter()
+            abstained: Counter[str] = Counter()
+            for shard in record.shards or ():
+                rejected.update({reason: len(ids) for reason, ids in shard.rejected.items()})
+                abstained.update(shard.num_abstained)
+            record = dataclasses.replace(record, num_rejected=dict(rejected), num_abstained=dict(abstained))
+        write_json(self._path(record.round_id), record, RoundRecord)
+        return record
+
+    def record(self, round_id: int) -> RoundRecord:
+        """A round that has been opened. Raises IntegrityError if it has not."""
+        return read_json(self._path(round_id), RoundRecord)
+
+    def records(self) -> list[RoundRecord]:
+        """All opened rounds, in order."""
+        return [read_json(path, RoundRecord) for path in sorted(self.run.root.glob("rounds/*/record.json"))]
+
+    def drawn(self, round_id: int) -> tuple[str, ...]:
+        """The ids of the prompts drawn for an opened round."""
+        return read_json(self._path(round_id).with_name("drawn.json"), DrawnPrompts).prompt_ids
+
+    def _path(self, round_id: int) -> Path:
+        return self.run.root / self.run.round_dir(round_id) / "record.json"

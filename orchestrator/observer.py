@@ -1,0 +1,128 @@
+"""What a person sees while a run goes on, and metrics.jsonl: one line a step and a stage."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from learner.types import StepMetrics
+from orchestrator.tables import round_table
+from orchestrator.types import RoundRecord
+
+
+class Observer:
+    """Shows progress on standard error and appends to metrics.jsonl, which may hold clocks as records may not."""
+
+    def __init__(self, root: Path, *, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._path = root / "metrics.jsonl"
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._round_id: int | None = None
+        self._stage = ""
+        self._task: TaskID | None = None
+        self._records: list[RoundRecord] = []
+        self._inside = 0.0
+        self.saw_first_token = False
+
+    @contextmanager
+    def showing(self) -> Iterator["Observer"]:
+        """Draw progress bars for as long as the block lasts."""
+        with self._progress:
+            yield self
+
+    @contextmanager
+    def stage(self, round_id: int | None, name: str, *, total: int | None = None) -> Iterator[None]:
+        """Time a stage, without the stages inside it; nothing is recorded for one that fails."""
+        outer = (self._round_id, self._stage, self._task)
+        round_id = self._round_id if round_id is None else round_id
+        outer_inside, self._inside = self._inside, 0.0
+        self._round_id, self._stage = round_id, name
+        where = f"round {round_id}  {name}" if round_id is not None else name
+        self._task = self._progress.add_task(where, total=total, note="")
+        started = time.monotonic()
+        try:
+            yield
+            self.record("stage", seconds=time.monotonic() - started - self._inside)
+        finally:
+            self._inside = outer_inside + time.monotonic() - started
+            self._progress.remove_task(self._task)
+            self._round_id, self._stage, self._task = outer
+
+    def advance(self, num: int = 1, note: str = "") -> None:
+        """Move the current stage's bar on."""
+        if self._task is not None:
+            self._progress.update(self._task, advance=num, note=note)
+
+    def step(self, metrics: StepMetrics) -> None:
+        """One optimizer step of the current stage."""
+        self.record("step", step=metrics.step, **metrics.values)
+        if self._task is not None:
+            loss = metrics.values.get("loss")
+            note = "" if loss is None else f"loss {loss:.4f}"
+            self._progress.update(self._task, total=metrics.num_steps, completed=metrics.step, note=note)
+
+    def record(self, kind: str, **values: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        line = {"kind": kind, "round": self._round_id, "stage": self._stage, **values, "time": time.time()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def say(self, text: str) -> None:
+        """One line for the person who watches."""
+        self.console.print(text, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """One line that should not be missed."""
+        self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Print the table of all rounds so far, this one last, and warn of what the figures mean."""
+        self._records.append(record)
+        self.console.print(round_table(self._records))
+        for warning in warnings_of(record):
+            self.warn(warning)
+
+    def first_token(self) -> None:
+        """Note, once, how long this process took to its first generated token."""
+        if not self.saw_first_token:
+            self.saw_first_token = True
+            self.record("first_token", seconds=time.time() - process_started())
+
+
+def process_started() -> float:
+    """When this process was started, in seconds since the epoch."""
+    return psutil.Process().create_time()
+
+
+def warnings_of(record: RoundRecord) -> list[str]:
+    """What a practitioner should be told about a finished round."""
+    found = []
+    if record.num_pairs == 0:
+        reasons = ", ".join(f"{reason} {num}" for reason, num in sorted(record.num_rejected.items())) or "none"
+        found.append(
+            f"round {record.round_id} has not a single pair (rejected: {reasons}); the policy stays "
+            f"v{record.policy_in.version}. Raise rollout.temperature or num_completions, or lower min_margin"
+        )
+    share = record.update.metrics.get("published_share") if record.update and record.update.num_steps else None
+    if share is not None and share < 0.5:
+        found.append(
+            f"round {record.round_id}: only {share:.0%} of the update survived publication, so rollout lags the "
+            "learner; raise learner.learning_rate, set learner.publish_rounding: stochastic, or publish in float32"
+        )
+    return found

@@ -1,0 +1,111 @@
+"""`rondo run`: check everything, start the stages, run the loop."""
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from orchestrator.base import existing_base, link_base, record_base
+from orchestrator.cluster import RayLearner, RayRollout, connect, start_ray, stop_ray
+from orchestrator.config import RunConfig
+from orchestrator.journal import Journal
+from orchestrator.loop import run_rounds
+from orchestrator.observer import Observer
+from orchestrator.preflight import Inputs, check_encoder, check_inputs
+from orchestrator.rundir import RunDir, lock_run, open_run
+from orchestrator.show import before_and_after
+from orchestrator.tables import samples
+from rollout.errors import Stopped, UsageError
+from rollout.types import PolicyRef
+
+
+def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console | None = None) -> Journal:
+    """Run, or resume, to the end. Raises UsageError before anything expensive and before a new folder is made."""
+    refuse_ephemeral(root)
+    inputs = check_inputs(config)
+    made_here = not root.exists()
+    lock = lock_run(root)
+    try:
+        run_dir = open_run(root.resolve(), config, amend=amend)
+        observer = Observer(run_dir.root, console=console)
+        observer.record("attempt", state="running")
+        for reason, num in sorted(inputs.unusable.items()):
+            observer.warn(f"{num} rows of {config.prompts.path} cannot be used: {reason}")
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            journal = _run_stages(run_dir, inputs, observer)
+        finally:
+            stop_ray()
+        observer.record("attempt", state="done")
+        rows = before_and_after(journal, num=3)
+        if rows:
+            observer.console.print(samples(rows))
+        observer.say(f"\ndone: {run_dir.root}")
+        return journal
+    except UsageError:
+        if made_here:
+            _remove_if_empty(root)
+        raise
+    finally:
+        lock.release()
+
+
+def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
+    with observer.showing(), observer.stage(None, "run"):
+        with observer.stage(None, "start"):
+            start_ray(run_dir.config.cluster)
+            cluster, rollout, learner = connect(run_dir, observer)
+            base = _base(run_dir, inputs, rollout, learner, observer)
+            journal = Journal(run_dir, base_policy=base)
+            current = _current_policy(journal)
+            rollout.start(current)
+            learner.start(base, current)
+        run_rounds(journal, cluster, inputs.prompts, inputs.held_out, observer)
+    return journal
+
+
+def _base(run_dir: RunDir, inputs: Inputs, rollout: RayRollout, learner: RayLearner, observer: Observer) -> PolicyRef:
+    """The run's base policy: the one it has, a link to the one it was given, or one that the learner makes now."""
+    base = existing_base(run_dir.root)
+    if base is not None:
+        return base
+    policy = run_dir.config.policy
+    if policy.scratch is None and policy.sft is None:
+        assert inputs.policy_folder is not None
+        return link_base(run_dir.root, inputs.policy_folder)
+    with observer.stage(None, "sft" if policy.sft else "scratch"):
+        base = learner.make_base(run_dir.config, on_step=observer.step)
+    check_encoder(run_dir.config, run_dir.root / base.path, inputs.prompts)
+    return record_base(run_dir.root, base)
+
+
+def _current_policy(journal: Journal) -> PolicyRef:
+    """What the engines will be asked for first, so that they start with it."""
+    policy = journal.base_policy
+    for record in journal.records():
+        if record.policy_next is None:
+            return record.policy_sampled if record.shards is None else record.policy_in
+        policy = record.policy_next
+    return policy
+
+
+def refuse_ephemeral(root: Path) -> None:
+    """A Ray job's working directory is deleted with its cluster, and so would the run be. Raises UsageError."""
+    if "runtime_resources" in root.resolve().parts:
+        raise UsageError(
+            f"run directory {root} lies in the Ray job's own working directory, which is deleted afterwards; "
+            "give --run-dir with a path on a shared disk"
+        )
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise Stopped(f"stopped by {signal.Signals(signum).name}; the same command resumes")
+
+
+def _remove_if_empty(root: Path) -> None:
+    """Take back a run directory that holds nothing but what was refused."""
+    for name in ("driver.lock", "metrics.jsonl"):
+        (root / name).unlink(missing_ok=True)
+    if root.is_dir() and not any(root.iterdir()):
+        root.rmdir()

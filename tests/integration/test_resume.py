@@ -1,0 +1,135 @@
+"""To resume is to run: a run killed at any commit, and at any two, ends with the files of the undisturbed run.
+
+The engine is the bit-reproducible one and the learner is real, so files are compared byte for byte. A kill is an
+exception that nothing catches, raised in place of a rename: what had been written so far stays, as after SIGKILL.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_policy import make_tiny_policy
+from tests.support.tiny_config import tiny_config
+from tests.support.tiny_run import tiny_run
+
+pytestmark = pytest.mark.integration
+
+COMPARED = ("rounds", "policies", "learner")
+
+
+class Killed(BaseException):
+    pass
+
+
+class Renames:
+    """Counts the renames that put files into place below a run directory, and kills one of them."""
+
+    def __init__(self, monkeypatch):
+        self.num, self.kill_at, self.only_commits = 0, None, False
+        self._replace = os.replace
+        monkeypatch.setattr(os, "replace", self)
+
+    def __call__(self, source, target, **kwargs):
+        if not self.only_commits or is_commit(Path(target)):
+            self.num += 1
+            if self.num == self.kill_at:
+                raise Killed(str(target))
+        self._replace(source, target, **kwargs)
+
+    def arm(self, kill_at, *, only_commits=False):
+        self.num, self.kill_at, self.only_commits = 0, kill_at, only_commits
+
+
+def is_commit(target: Path) -> bool:
+    """Manifests, records and whole folders make work visible; a shard without its manifest does not exist yet."""
+    return target.suffix != ".arrow"
+
+
+def digest(root: Path) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for top in COMPARED
+        for path in sorted((root / top).rglob("*"))
+        if path.is_file() and ".tmp-" not in path.name
+    }
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return make_tiny_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="module")
+def config(policy):
+    return tiny_config(policy, prompts__num_per_round=4, rollout__num_completions=2, rollout__max_new_tokens=6)
+
+
+@pytest.fixture
+def renames(monkeypatch):
+    return Renames(monkeypatch)
+
+
+@pytest.fixture
+def undisturbed(config, renames, tmp_path):
+    tiny_run(config, tmp_path / "undisturbed")
+    return digest(tmp_path / "undisturbed")
+
+
+def attempt(config, root, renames, kill_at, **kwargs) -> bool:
+    """Whether the run was killed on the way."""
+    renames.arm(kill_at, **kwargs)
+    try:
+        tiny_run(config, root)
+    except Killed:
+        return True
+    return False
+
+
+def test_two_runs_have_the_same_bytes(config, undisturbed, tmp_path):
+    tiny_run(config, tmp_path / "again")
+    assert digest(tmp_path / "again") == undisturbed
+    assert any("learner/0001" in name for name in undisturbed)
+
+
+def test_killed_at_every_rename(config, renames, undisturbed, tmp_path):
+    kill_at = 1
+    while attempt(config, tmp_path / str(kill_at), renames, kill_at):
+        renames.arm(None)
+        tiny_run(config, tmp_path / str(kill_at))
+        assert digest(tmp_path / str(kill_at)) == undisturbed, f"killed at rename {kill_at}"
+        shutil.rmtree(tmp_path / str(kill_at))
+        kill_at += 1
+    assert kill_at > 40, "the test found fewer renames than two rounds have"
+
+
+def test_killed_at_every_pair_of_commits(policy, renames, tmp_path):
+    # Without evaluation, whose commits the test above kills one by one: pairs grow with the square.
+    config = tiny_config(
+        policy,
+        prompts__num_per_round=2,
+        rollout__num_completions=2,
+        rollout__max_new_tokens=4,
+        evaluation__prompts=None,
+    )
+    tiny_run(config, tmp_path / "undisturbed")
+    undisturbed = digest(tmp_path / "undisturbed")
+    first, num_pairs = 1, 0
+    while attempt(config, tmp_path / "once", renames, first, only_commits=True):
+        second, killed = 1, True
+        while killed:
+            twice = tmp_path / "twice"
+            shutil.copytree(tmp_path / "once", twice, symlinks=True)
+            killed = attempt(config, twice, renames, second, only_commits=True)
+            if killed:
+                renames.arm(None)
+                tiny_run(config, twice)
+                num_pairs += 1
+            assert digest(twice) == undisturbed, f"killed at commits {first} and then {second}"
+            shutil.rmtree(twice)
+            second += 1
+        shutil.rmtree(tmp_path / "once")
+        first += 1
+    assert num_pairs > 200, "the test found fewer commits than two rounds have"

@@ -1,0 +1,101 @@
+"""The three stages in this process: the same workers that the Ray actors hold, without Ray.
+
+For tests that are about the loop and its files. The engine is the bit-reproducible reference engine.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+
+from judge.types import PairShard, Verdict
+from judge.worker import JudgeWorker
+from learner.types import LearnerUpdate
+from learner.worker import LearnerWorker
+from orchestrator.config import RunConfig
+from orchestrator.rundir import RunDir
+from orchestrator.stages import Cluster, OnStep
+from rollout.build import build_worker
+from rollout.types import GroupShard, Logps, PolicyRef, PromptChunk, Sampling, TokenSequence
+
+
+class LocalRollout:
+    def __init__(self, run: RunDir, base: PolicyRef) -> None:
+        config = run.config
+        self.worker = build_worker(
+            run.root / base.path,
+            index=0,
+            settings=config.rollout,
+            run_dir=run.root,
+            dtype=config.policy.dtype,
+            seed=config.seed,
+            frozen_date=run.file.started_on,
+        )
+        self._policy: PolicyRef | None = None
+
+    def load(self, policy: PolicyRef) -> None:
+        if self._policy is None:
+            asyncio.run(self.worker.start(policy))
+        elif self._policy != policy:
+            asyncio.run(self.worker.load(policy))
+        self._policy = policy
+
+    def generate(self, chunks: Sequence[PromptChunk], *, policy: PolicyRef, sampling: Sampling) -> Iterator[GroupShard]:
+        self.load(policy)
+        for chunk in chunks:
+            yield asyncio.run(self.worker.generate(chunk, policy, sampling))
+
+    def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
+        self.load(policy)
+        return asyncio.run(self.worker.score(sequences))
+
+
+class LocalJudge:
+    def __init__(self, run: RunDir, config: RunConfig) -> None:
+        self._run = run
+        self.configure(config)
+
+    def configure(self, config: RunConfig) -> None:
+        self.worker = JudgeWorker(settings=config.judge, run_dir=self._run.root, run_id=self._run.run_id)
+
+    def build(self, groups: Iterable[GroupShard], *, round_id: int) -> tuple[PairShard, ...]:
+        folder = self._run.round_dir(round_id)
+        shards = [
+            asyncio.run(self.worker.build(group, verdict_dir=f"{folder}/verdicts", pair_dir=f"{folder}/pairs"))
+            for group in groups
+        ]
+        return tuple(sorted(shards, key=lambda shard: shard.chunk_id))
+
+    def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
+        return asyncio.run(self.worker.compare(candidate, baseline, out_dir=out_dir))
+
+
+class LocalLearner:
+    def __init__(self, run: RunDir, base: PolicyRef) -> None:
+        config = run.config
+        self.worker = LearnerWorker(
+            settings=config.learner,
+            run_dir=run.root,
+            base=base,
+            seed=config.seed,
+            policy_dtype=config.policy.dtype,
+            num_rounds=config.num_rounds,
+        )
+
+    def train(
+        self, *, round_id: int, shards: Sequence[PairShard], policy_in: PolicyRef, on_step: OnStep
+    ) -> LearnerUpdate:
+        steps = self.worker.train(round_id=round_id, shards=shards, policy_in=policy_in)
+        while True:
+            try:
+                on_step(next(steps))
+            except StopIteration as done:
+                return done.value
+
+    def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
+        return self.worker.score(sequences, policy=policy)
+
+
+def local_cluster(run: RunDir, base: PolicyRef) -> Cluster:
+    judge = LocalJudge(run, run.config)
+    return Cluster(
+        rollout=LocalRollout(run, base), judge=judge, learner=LocalLearner(run, base), configure=judge.configure
+    )
