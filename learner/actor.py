@@ -55,7 +55,11 @@ class LearnerActor:
         return self._started().score(sequences, policy=policy)
 
     def _warm(self) -> None:
+        from transformers.utils import logging
+
         import learner.worker  # noqa: F401
+
+        logging.disable_progress_bar()
 
     def _started(self) -> "LearnerWorker":
         if self._worker is None:

@@ -1,0 +1,131 @@
+"""The learner's state comes back bit for bit, or not at all."""
+
+import pytest
+import torch
+from torch import nn
+
+from learner.state import (
+    load_state,
+    random_states,
+    read_state_manifest,
+    save_state,
+    saved_master,
+    set_random_states,
+    state_folder,
+)
+from rollout.errors import IntegrityError
+from rollout.shards import hash_file
+
+FILES = ["masters.safetensors", "moments.safetensors", "random.safetensors"]
+
+
+class Learner:
+    def __init__(self, seed, width=3):
+        torch.manual_seed(seed)
+        self.model = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 1))
+        self.parameters = dict(self.model.named_parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.1, fused=True)
+
+    def step(self):
+        """A step whose input is random, so that the random state decides it, too."""
+        self.optimizer.zero_grad()
+        self.model(torch.randn(2, 4)).square().sum().backward()
+        self.optimizer.step()
+
+    def save(self, folder):
+        save_state(
+            folder,
+            version=2,
+            num_steps=5,
+            parameters=self.parameters,
+            optimizer=self.optimizer,
+            random_states=random_states(),
+        )
+
+    def load(self, folder, version=2):
+        return load_state(folder, version=version, parameters=self.parameters, optimizer=self.optimizer)
+
+    def values(self):
+        return [p.detach().clone() for p in self.parameters.values()]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "learner/0001"
+
+
+def test_the_next_step_after_a_resume_is_bit_identical(folder):
+    learner = Learner(0)
+    for _ in range(3):
+        learner.step()
+    learner.save(folder)
+    learner.step()
+
+    resumed = Learner(1)
+    manifest, states = resumed.load(folder)
+    set_random_states(states)
+    resumed.step()
+    assert (manifest.version, manifest.num_steps) == (2, 5)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.values(), learner.values(), strict=True))
+
+
+@pytest.mark.parametrize("forgotten", ["moments", "random"])
+def test_without_moments_or_random_states_it_would_not_be(folder, forgotten):
+    learner = Learner(0)
+    for _ in range(3):
+        learner.step()
+    learner.save(folder)
+    learner.step()
+
+    resumed = Learner(1)
+    _, states = resumed.load(folder)
+    if forgotten == "moments":
+        resumed.optimizer.state.clear()
+        set_random_states(states)
+    resumed.step()
+    assert not all(torch.equal(a, b) for a, b in zip(resumed.values(), learner.values(), strict=True))
+
+
+def test_equal_states_are_equal_bytes_and_replace_what_a_crash_left(folder):
+    learner = Learner(0)
+    learner.step()
+    hashes = []
+    for _ in range(2):
+        learner.save(folder)
+        hashes.append([hash_file(path) for path in sorted(folder.iterdir())])
+    assert hashes[0] == hashes[1]
+    assert [path.name for path in folder.parent.iterdir()] == ["0001"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_altered_or_missing_file_is_refused_by_name(folder, file):
+    Learner(0).save(folder)
+    data = bytearray((folder / file).read_bytes())
+    data[-1] ^= 1
+    (folder / file).write_bytes(data)
+    with pytest.raises(IntegrityError, match=f"{file} was truncated, altered or removed"):
+        Learner(0).load(folder)
+    (folder / file).unlink()
+    with pytest.raises(IntegrityError, match=file):
+        Learner(0).load(folder)
+
+
+def test_the_state_of_another_policy_or_model_is_refused(folder):
+    Learner(0).save(folder)
+    with pytest.raises(IntegrityError, match="state of policy 2, expected 3"):
+        Learner(0).load(folder, version=3)
+    with pytest.raises(IntegrityError, match="state of another model"):
+        Learner(0, width=5).load(folder)
+    with pytest.raises(IntegrityError, match=r"state\.json"):
+        read_state_manifest(folder.with_name("0007"), version=8)
+
+
+def test_masters_can_be_read_one_by_one(folder):
+    learner = Learner(0)
+    learner.save(folder)
+    assert torch.equal(saved_master(folder, "0.weight"), learner.parameters["0.weight"])
+
+
+def test_the_base_has_no_state(tmp_path):
+    assert state_folder(tmp_path, 0) is None
+    assert state_folder(tmp_path, 3) == tmp_path / "learner/0002"
