@@ -1,0 +1,139 @@
+"""New weights in a running vLLM engine: as good as a fresh engine's, for tied and untied output layers."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rollout.config import RolloutConfig
+from rollout.errors import InfraError
+from rollout.types import PolicyRef, Sampling, TokenSequence
+from rollout.vllm_engine import VllmEngine
+from tests.support.tiny_policy import make_tiny_policy
+
+pytestmark = pytest.mark.integration
+
+VERSIONS = [0, 1, 2, 3]
+PROMPTS = [np.array([1, 3, first, first + 1, 2, 4], np.int32) for first in range(40, 52)]
+GREEDY = Sampling(num_completions=1, temperature=0.0, top_p=1.0, max_new_tokens=32)
+TOLERANCE = 1e-4
+
+
+def ref(version: int) -> PolicyRef:
+    return PolicyRef(version=version, path=f"policies/v{version:04d}", sha256=f"{version:064d}")
+
+
+def make_engine(**settings) -> VllmEngine:
+    return VllmEngine(settings=RolloutConfig(**settings), stop_ids=(2,), dtype="float32", seed=7)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def folders(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp("policies")
+    return [make_tiny_policy(root / str(version), seed=version, tie=request.param) for version in VERSIONS]
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    return [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in folders]
+
+
+async def answers(engine: VllmEngine):
+    groups = await asyncio.gather(*[engine.generate(prompt, GREEDY, key="") for prompt in PROMPTS])
+    return [group[0] for group in groups]
+
+
+def teacher_forced(model, prompt, token_ids):
+    """Log-probabilities of the tokens, and the tokens that greedy search would have taken in their places."""
+    ids = torch.from_numpy(np.concatenate([prompt, token_ids]).astype(np.int64))[None]
+    with torch.no_grad():
+        logps = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).numpy()
+    return logps[np.arange(len(token_ids)), token_ids], logps.argmax(-1)
+
+
+async def test_after_every_update_the_engine_is_as_good_as_a_fresh_one(folders, models):
+    fresh = {}
+    for version in VERSIONS:
+        engine = make_engine()
+        await engine.start(ref(version), folders[version])
+        fresh[version] = await answers(engine)
+        await engine.close()
+    engine = make_engine()
+    await engine.start(ref(0), folders[0])
+    for version in [0, 1, 2, 3, 1, 0]:
+        if engine.policy != ref(version):
+            await engine.load(ref(version), folders[version])
+        for prompt, ours, theirs in zip(PROMPTS, await answers(engine), fresh[version], strict=True):
+            assert ours.token_ids.tolist() == theirs.token_ids.tolist()
+            np.testing.assert_allclose(ours.logps, theirs.logps, atol=TOLERANCE)
+            logps, best = teacher_forced(models[version], prompt, ours.token_ids)
+            assert ours.token_ids.tolist() == best.tolist()
+            np.testing.assert_allclose(ours.logps, logps, atol=TOLERANCE)
+            scored = await engine.score(TokenSequence(prompt_ids=prompt, completion_ids=ours.token_ids))
+            np.testing.assert_allclose(scored, logps, atol=TOLERANCE)
+    assert len({tuple(one.token_ids.tolist()) for group in fresh.values() for one in group}) > len(PROMPTS)
+    await engine.close()
+
+
+async def test_running_completions_go_on_under_the_new_weights_and_say_where_they_changed(folders, models):
+    engine = VllmEngine(settings=RolloutConfig(), stop_ids=(), dtype="float32", seed=7)
+    await engine.start(ref(0), folders[0])
+    how = Sampling(num_completions=1, temperature=0.0, top_p=1.0, max_new_tokens=500)
+    running = [asyncio.ensure_future(engine.generate(prompt, how, key="")) for prompt in PROMPTS]
+    for version in (1, 2):
+        await asyncio.sleep(0.2)
+        await engine.load(ref(version), folders[version])
+    num_spans = set()
+    for prompt, (one,) in zip(PROMPTS, await asyncio.gather(*running), strict=True):
+        spans = one.weight_versions
+        num_spans.add(len(spans))
+        assert [span.version for span in spans] == [0, 1, 2][: len(spans)]
+        assert [span.start for span in spans] == [0, *[span.end for span in spans[:-1]]]
+        assert spans[-1].end == len(one.token_ids) == 500
+        for span in spans:
+            logps, best = teacher_forced(models[span.version], prompt, one.token_ids)
+            place = slice(span.start, span.end)
+            assert one.token_ids[place].tolist() == best[place].tolist()
+            np.testing.assert_allclose(one.logps[place], logps[place], atol=TOLERANCE)
+    assert num_spans == {3}
+    await engine.close()
+
+
+async def test_a_score_over_which_the_weights_change_is_wholly_of_the_new_ones(folders, models):
+    # Prefill in small chunks, so that the score takes many steps and the load falls between them.
+    engine = make_engine(max_num_seqs=2)
+    await engine.start(ref(0), folders[0])
+    long = TokenSequence(prompt_ids=PROMPTS[0], completion_ids=np.arange(490, dtype=np.int32) % 250 + 6)
+    waiting = [asyncio.ensure_future(engine.score(long)) for _ in range(8)]
+    await asyncio.sleep(0)
+    await engine.load(ref(1), folders[1])
+    expected = [teacher_forced(model, long.prompt_ids, long.completion_ids)[0] for model in models[:2]]
+    for logps in await asyncio.gather(*waiting):
+        errors = [np.abs(logps - one).max() for one in expected]
+        assert min(errors) < TOLERANCE
+    assert np.abs(logps - expected[1]).max() < TOLERANCE
+    await engine.close()
+
+
+async def test_a_thread_that_dies_fails_what_is_waiting_and_start_builds_the_engine_anew(folders):
+    engine = make_engine()
+    await engine.start(ref(0), folders[0])
+    before = await answers(engine)
+
+    def fail(vllm_engine):
+        raise MemoryError("no blocks left")
+
+    how = Sampling(num_completions=4, temperature=1.0, top_p=1.0, max_new_tokens=500)
+    waiting = asyncio.ensure_future(engine.generate(PROMPTS[0], how, key=""))
+    await asyncio.sleep(0.05)
+    engine._stepper.call(fail)
+    with pytest.raises(InfraError, match="MemoryError: no blocks left"):
+        await waiting
+    assert engine.policy is None
+    with pytest.raises(InfraError, match=r"unusable until it is started again: .*no blocks left"):
+        await engine.load(ref(1), folders[1])
+    await engine.start(ref(0), folders[0])
+    assert [one.token_ids.tolist() for one in await answers(engine)] == [one.token_ids.tolist() for one in before]
+    await engine.close()
