@@ -1,4 +1,4 @@
-"""What other packages may use of rollout's files: durable writes, checked reads, and completion groups as Arrow."""
+"""What other packages may use of rollout's files: durable writes, checked reads, completion groups, and rows."""
 
 from rollout.files import (
     SCHEMA_VERSION,
@@ -25,6 +25,7 @@ from rollout.groups import (
     read_groups,
     write_groups,
 )
+from rollout.rows import read_rows
 
 __all__ = [
     "GROUP_SCHEMA",
@@ -41,6 +42,7 @@ __all__ = [
     "publish",
     "read_groups",
     "read_json",
+    "read_rows",
     "read_shard",
     "remove_temporaries",
     "temporary_beside",
