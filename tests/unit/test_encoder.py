@@ -58,6 +58,21 @@ def test_tokens_are_those_of_transformers_in_one_go(policy):
     assert PromptEncoder(path=policy).encode(prompt).tolist() == expected
 
 
+def test_a_tokenizer_that_adds_a_first_token_adds_none_to_the_templates(policy, tmp_path):
+    folder = shutil.copytree(policy, tmp_path / "copy")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    first = {"SpecialToken": {"id": "<|bos|>", "type_id": 0}}
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [1], "tokens": ["<|bos|>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert AutoTokenizer.from_pretrained(folder)("a")["input_ids"][0] == 1
+    assert PromptEncoder(path=folder).encode(make_prompt("a")).tolist().count(1) == 1
+
+
 def test_a_system_prompt_is_used_only_where_there_is_none(policy):
     encoder = PromptEncoder(path=policy, system_prompt="Be kind.")
     assert whole_text(encoder, policy, make_prompt("a")).startswith("<|bos|><|system|>Be kind.<|eot|><|user|>a")

@@ -187,6 +187,13 @@ def test_text_that_is_no_unicode_costs_no_group(tmp_path):
     assert read_groups(tmp_path, shard)[0].completions[0].text == "a?b"
 
 
+def test_metadata_may_hold_any_text(tmp_path):
+    group = make_group()
+    prompt = Prompt(**{**vars(group.prompt), "metadata": {"answer": "a\ud800", "\udfff": {}}})
+    shard = write(tmp_path, [CompletionGroup(prompt=prompt, prompt_token_ids=np.int32([1]), completions=())])
+    assert read_groups(tmp_path, shard)[0].prompt == prompt
+
+
 def test_others_read_the_file_as_it_is(tmp_path):
     shard = write(tmp_path, [make_group()])
     row = pa.ipc.open_file(str(tmp_path / shard.path)).read_all().to_pylist()[0]

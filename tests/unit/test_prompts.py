@@ -80,9 +80,17 @@ def test_each_pass_has_an_order_of_its_own():
     assert set(first) == set(second)
 
 
+def test_added_prompts_do_not_push_the_least_used_of_the_others_back():
+    drawn = [["p000", "p001"], ["p002", "p003"], ["p000", "p001"]]
+    chosen = [{prompt.prompt_id for prompt in draw(make_set(8), seed=seed, num=3, drawn=drawn)} for seed in range(20)]
+    assert any({"p002", "p003"} & ids for ids in chosen)
+    assert not any({"p000", "p001"} & ids for ids in chosen)
+
+
 def test_prompts_that_left_the_set_do_not_matter():
     drawn = [["gone", "p000"], ["gone"], ["gone"]]
-    assert [prompt.prompt_id for prompt in draw(make_set(2), seed=0, num=1, drawn=drawn)] == ["p001"]
+    for seed in range(20):
+        assert [prompt.prompt_id for prompt in draw(make_set(2), seed=seed, num=1, drawn=drawn)] == ["p001"]
 
 
 def test_more_than_there_are_is_refused():

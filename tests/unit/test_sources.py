@@ -140,7 +140,7 @@ def test_unusable_rows_are_counted_by_reason(tmp_path, value, reason):
     assert len(loaded.prompts) == 1
 
 
-any_text = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), max_size=6)
+any_text = st.text(st.sampled_from("aé \n\0😀") | st.sampled_from("\ud800\udbff\udc00\udfff"), max_size=4)
 
 
 @given(contents=st.lists(any_text, max_size=4), metadata=any_text)
@@ -151,6 +151,11 @@ def test_any_text_is_used_or_counted(contents, metadata, tmp_path_factory):
     assert len(loaded.prompts) + sum(loaded.rejected.values()) == len(rows)
     for prompt in loaded.prompts:
         json.dumps([prompt.messages, prompt.metadata], ensure_ascii=False).encode()
+
+
+def test_metadata_that_is_no_unicode_makes_a_row_unusable(tmp_path):
+    loaded = load_rows(tmp_path, {"prompt": "fine"}, {"prompt": "b", "answer": ["\ud800"]})
+    assert loaded.rejected == {"prompt_invalid_unicode": 1}
 
 
 def test_bytes_that_are_no_utf8_are_counted(tmp_path):
