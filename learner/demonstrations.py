@@ -101,20 +101,21 @@ def texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
 
 def _demonstration(row: Any, place: str) -> Demonstration:
     if isinstance(row, Mapping) and row.get("messages") is not None:
-        *turns, last = _turns(row["messages"], "user")
+        turns = _turns(row["messages"], "user", place)
     elif isinstance(row, Mapping) and row.get("prompt") is not None and row.get("completion") is not None:
-        turns = _turns(row["prompt"], "user")
-        *more, last = _turns(row["completion"], "assistant")
-        turns += more
+        turns = _turns(row["prompt"], "user", place) + _turns(row["completion"], "assistant", place)
     else:
         columns = sorted(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
         raise UsageError(f"{place} has {columns}, expected prompt and completion, or messages")
-    if not turns or turns[-1]["role"] != "user" or last["role"] != "assistant":
-        raise UsageError(f"{place} is no demonstration: expected a user turn and then one assistant turn at the end")
-    return Demonstration(messages=tuple(turns), answer=last["content"])
+    roles = [turn["role"] for turn in turns]
+    if roles[-2:] != ["user", "assistant"]:
+        raise UsageError(f"{place} is no demonstration: got roles {roles}, expected user and assistant at the end")
+    return Demonstration(messages=tuple(turns[:-1]), answer=turns[-1]["content"])
 
 
-def _turns(value: Any, role: str) -> list[Message]:
-    if isinstance(value, str):
-        return [Message(role=role, content=value)]
-    return [Message(role=str(turn["role"]), content=str(turn["content"])) for turn in value]
+def _turns(value: Any, role: str, place: str) -> list[Message]:
+    turns = [{"role": role, "content": value}] if isinstance(value, str) else value
+    try:
+        return [Message(role=str(turn["role"]), content=str(turn["content"])) for turn in turns]
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{place} holds {value!r:.80}, expected a text or messages with role and content") from error
