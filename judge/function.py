@@ -37,7 +37,7 @@ class _Function:
     async def _values(self, group: CompletionGroup, **answers: list[list[Message]]) -> list[float | DataError]:
         num_rows = len(next(iter(answers.values())))
         # Messages are copied for each row: building a conversation in place is a likely thing for a function to do.
-        prompts = [[dict(message) for message in group.prompt.messages] for _ in range(num_rows)]
+        prompts = [[message.copy() for message in group.prompt.messages] for _ in range(num_rows)]
         arguments: dict[str, Any] = {"prompts": prompts, **answers, **self._settings}
         columns = group.prompt.metadata
         clash = sorted(arguments.keys() & columns.keys())

@@ -7,6 +7,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def choose(group: CompletionGroup, values: Mapping[int, float], config: PairingC
     judged = [completion for completion in group.completions if completion.index in values]
     if len(judged) < 2:
         return "too_few"
-    order = sorted(judged, key=lambda completion: completion.index)
+    order = sorted(judged, key=attrgetter("index"))
     best = max(order, key=lambda completion: values[completion.index])
     worst = min(order, key=lambda completion: values[completion.index])
     high, low = values[best.index], values[worst.index]
@@ -91,4 +92,6 @@ def _abstained(answer: Answer) -> bool:
 
 
 def _same(left: Completion, right: Completion) -> bool:
-    return left.text == right.text or np.array_equal(left.token_ids, right.token_ids)
+    if left.text == right.text:
+        return True
+    return len(left.token_ids) == len(right.token_ids) and np.array_equal(left.token_ids, right.token_ids)

@@ -12,7 +12,6 @@ import numpy as np
 from judge.config import PairingConfig
 from judge.pairing import Choice, choose, reasons_of, values_of
 from judge.types import Answer, PreferencePair, Verdict
-from rollout.shards import hash_json
 from rollout.types import CompletionGroup, TokenIds
 
 
@@ -47,7 +46,7 @@ def _pair(
     chosen, rejected = by_index[choice.chosen], by_index[choice.rejected]
     prompt_ids = group.prompt_token_ids
     return PreferencePair(
-        pair_id=hash_json([run_id, round_id, group.prompt.prompt_id, 0])[:32],
+        pair_id=_place_hash(run_id, round_id, group.prompt.prompt_id, slot=0),
         content_hash=_content_hash(prompt_ids, chosen.token_ids, rejected.token_ids),
         round_id=round_id,
         prompt_id=group.prompt.prompt_id,
@@ -86,6 +85,11 @@ def _probability(answers: Sequence[Answer], choice: Choice) -> float | None:
 def _commonest_reason(answers: Sequence[Answer]) -> str:
     counts = reasons_of(answers)
     return min(counts, key=lambda reason: (-counts[reason], reason)) if counts else "too_few"
+
+
+def _place_hash(run_id: str, round_id: int, prompt_id: str, *, slot: int) -> str:
+    place = f"{len(run_id)} {run_id} {round_id} {prompt_id} {slot}"  # the length keeps the fields apart
+    return hashlib.sha256(place.encode(errors="backslashreplace")).hexdigest()[:32]
 
 
 def _content_hash(*arrays: TokenIds) -> str:

@@ -169,7 +169,7 @@ def _pair_table(pairs: Sequence[PreferencePair]) -> pa.Table:
 
 
 def _nullable_lists(arrays: Sequence[npt.NDArray[Any] | None], kind: pa.DataType) -> pa.ListArray:
-    dtype = kind.value_type.to_pandas_dtype()
+    dtype = np.int32 if kind == TOKENS else np.float32
     nothing = np.zeros(0, dtype)
     lists = list_column([nothing if array is None else array for array in arrays], dtype)
     return _with_nulls(lists, [array is None for array in arrays])
