@@ -25,7 +25,8 @@ class LearnerActor:
         self._settings, self._run_dir, self._worker_settings = settings, Path(run_dir), worker_settings
         self._worker: LearnerWorker | None = None
         # Imports take longer than most of what else has to happen before start(), so they begin at once.
-        threading.Thread(target=self._warm, daemon=True).start()
+        self._warming = threading.Thread(target=self._warm, daemon=True)
+        self._warming.start()
 
     def __repr__(self) -> str:
         return "learner" + ("" if self._worker is None else f" step {self._worker.num_steps}")
@@ -36,8 +37,21 @@ class LearnerActor:
         if self._worker is not None:
             self._worker.configure(settings)
 
+    @ray.method(num_returns="streaming")  # type: ignore[untyped-decorator]
+    def make_base(self, *, path: str, seed: int, **recipe: Any) -> Iterator[StepMetrics | PolicyRef]:
+        """See learner.base_policy.make_base; the policy comes last. recipe: the fields of BaseRecipe."""
+        self._warming.join()
+        from learner.base_policy import BaseRecipe, make_base
+
+        yield (
+            yield from make_base(
+                BaseRecipe(**recipe), run_dir=self._run_dir, path=path, learner=self._settings, seed=seed
+            )
+        )
+
     def start(self, base: PolicyRef, policy: PolicyRef) -> None:
         """Load the policy that learning goes on from, with its state; base is the run's first one."""
+        self._warming.join()  # two threads that import the same large package at once see it half made
         from learner.worker import LearnerWorker
 
         self._worker = LearnerWorker(base=base, settings=self._settings, run_dir=self._run_dir, **self._worker_settings)

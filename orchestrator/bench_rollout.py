@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.base import record_base
+from orchestrator.base import BASE_PATH, record_base
 from orchestrator.bench import NUM_PAIRS, compared, report
 from orchestrator.chunks import in_chunks
 from orchestrator.cluster import RayLearner, RayRollout, start_ray, stop_ray
@@ -48,7 +48,8 @@ def bench_rollout(*, num_pairs: int = NUM_PAIRS) -> dict[str, Any]:
         start_ray(config.cluster)
         try:
             learner = RayLearner(run, config, observer)
-            base = record_base(run.root, learner.make_base(config, on_step=lambda step: None))
+            made = learner.make_base(config, source=None, path=BASE_PATH, on_step=lambda step: None)
+            base = record_base(run.root, made)
             rollout = RayRollout(run, config, observer)
             rollout.load(base)
             _, shards = _ours(rollout, config, prompts, base, "warm")

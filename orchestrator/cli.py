@@ -50,7 +50,7 @@ def status(run_dir: Run, as_json: Json = False) -> None:
     from orchestrator.status import status as read_status
     from orchestrator.status import status_page
 
-    _print_json(read_status(run_dir)) if as_json else Console().print(status_page(run_dir))
+    _print_json(read_status(run_dir)) if as_json else _console().print(status_page(run_dir))
 
 
 @app.command()
@@ -66,7 +66,7 @@ def show(
 
     journal = open_journal(run_dir)
     page = show_prompt(journal, round_id, prompt) if prompt else show_pairs(journal, round_id, num=pairs)
-    Console().print(page)
+    _console().print(page)
 
 
 @app.command()
@@ -155,7 +155,12 @@ def main() -> None:
 def _print_bench(found: dict[str, Any], as_json: bool) -> None:
     from orchestrator.bench import page
 
-    _print_json(found) if as_json else Console().print(page(found))
+    _print_json(found) if as_json else _console().print(page(found))
+
+
+def _console() -> Console:
+    """Standard output as wide as a table wants where it is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
 
 
 def _print_json(value: Any) -> None:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -260,6 +261,7 @@ class RayLearner:
         self._timeout_s = settings.train_timeout_s
         self._base: PolicyRef | None = None
         self._starting: Any = None
+        self._frozen_date = run.file.started_on
         self.actor = (
             _actor(LearnerActor)
             .options(num_cpus=settings.cpus, num_gpus=gpus, max_restarts=-1)
@@ -277,8 +279,21 @@ class RayLearner:
         self._base = base
         self._starting = self.actor.start.remote(base=base, policy=policy)
 
-    def make_base(self, config: RunConfig, *, on_step: OnStep) -> PolicyRef:
-        stream = self.actor.make_base.remote(policy_config=config.policy.model_dump(include={"path", "dtype"}))
+    def make_base(self, config: RunConfig, *, source: Path | None, path: str, on_step: OnStep) -> PolicyRef:
+        """Make the base policy of `policy.scratch` and `policy.sft`, durably."""
+        policy = config.policy
+        stream = self.actor.make_base.remote(
+            path=path,
+            seed=config.seed,
+            source=source,
+            scratch=policy.scratch,
+            sft=policy.sft,
+            dtype=policy.dtype,
+            chat_template=policy.chat_template,
+            chat_template_kwargs=dict(policy.chat_template_kwargs),
+            system_prompt=policy.system_prompt,
+            frozen_date=self._frozen_date,
+        )
         base: PolicyRef = self._last(stream, on_step, what="making the base policy")
         return base
 

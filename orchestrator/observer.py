@@ -1,6 +1,7 @@
 """What a person sees while a run goes on, and metrics.jsonl: one line a step and a stage."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ class Observer:
     """Shows progress on standard error and appends to metrics.jsonl, which may hold clocks as records may not."""
 
     def __init__(self, root: Path, *, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or _console()
         self._path = root / "metrics.jsonl"
         self._progress = Progress(
             SpinnerColumn(),
@@ -103,6 +104,11 @@ class Observer:
         if not self.saw_first_token:
             self.saw_first_token = True
             self.record("first_token", seconds=time.time() - process_started())
+
+
+def _console() -> Console:
+    """Standard error, as wide as a table wants where it is no terminal."""
+    return Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, width=120)
 
 
 def process_started() -> float:

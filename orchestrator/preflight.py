@@ -1,6 +1,7 @@
 """Everything that can be refused before anything expensive starts, each in one line."""
 
 import importlib.util
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,8 @@ def refuse_shadows(directory: Path) -> None:
 
 
 def _context(folder: Path) -> int | None:
-    from transformers import AutoConfig
-
-    context = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
-    return None if context is None else int(context)
+    """Positions of the model, read without loading transformers' models; None where config.json does not say."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    context = config.get("text_config", config).get("max_position_embeddings")
+    # One position less than the model has, as engines need the one after the last token to score it.
+    return None if context is None else int(context) - 1

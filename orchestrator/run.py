@@ -6,7 +6,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from orchestrator.base import existing_base, link_base, record_base
+from orchestrator.base import BASE_PATH, existing_base, link_base, record_base
 from orchestrator.cluster import RayLearner, RayRollout, connect, start_ray, stop_ray
 from orchestrator.config import RunConfig
 from orchestrator.journal import Journal
@@ -75,7 +75,7 @@ def _base(run_dir: RunDir, inputs: Inputs, rollout: RayRollout, learner: RayLear
         assert inputs.policy_folder is not None
         return link_base(run_dir.root, inputs.policy_folder)
     with observer.stage(None, "sft" if policy.sft else "scratch"):
-        base = learner.make_base(run_dir.config, on_step=observer.step)
+        base = learner.make_base(run_dir.config, source=inputs.policy_folder, path=BASE_PATH, on_step=observer.step)
     check_encoder(run_dir.config, run_dir.root / base.path, inputs.prompts)
     return record_base(run_dir.root, base)
 

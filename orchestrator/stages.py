@@ -38,9 +38,6 @@ class Judge(Protocol):
 class Learner(Protocol):
     """The learner that trains the policy."""
 
-    def make_base(self, config: RunConfig, *, on_step: OnStep) -> PolicyRef:
-        """Make the base policy of `policy.scratch` and `policy.sft`, durably."""
-
     def train(
         self, *, round_id: int, shards: Sequence[PairShard], policy_in: PolicyRef, on_step: OnStep
     ) -> LearnerUpdate:

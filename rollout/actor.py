@@ -1,5 +1,6 @@
 """The rollout worker as a Ray actor: one event loop and no concurrency groups, each of which would have its own."""
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,13 +28,16 @@ class RolloutActor:
         self._worker: RolloutWorker | None = None
         self._version: int | None = None
         # Imports take longer than most of what else has to happen before start(), so they begin at once.
-        threading.Thread(target=self._warm, daemon=True).start()
+        self._warming = threading.Thread(target=self._warm, daemon=True)
+        self._warming.start()
 
     def __repr__(self) -> str:
         return f"rollout-{self._index}" + ("" if self._version is None else f" v{self._version}")
 
     async def start(self, policy: PolicyRef) -> None:
         if self._worker is None:
+            # Two threads that import the same large package at once see it half made.
+            await asyncio.to_thread(self._warming.join)
             self._worker = self._make_worker(self._run_dir / policy.path)
         await self._worker.start(policy)
         self._version = policy.version

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import PreTrainedTokenizerFast
 
 from rollout.errors import DataError, UsageError
 from rollout.files import hash_json
@@ -17,6 +17,7 @@ from rollout.types import Message, Prompt, TokenIds, TokenSignature
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _OURS = {"conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
 _CLOCK = "strftime_now"
+_PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 class PromptEncoder:
@@ -155,6 +156,10 @@ def _load_tokenizer(path: Path | str) -> Any:
             "copy the tokenizer's files into the folder, or give a policy.path that has them"
         )
     try:
+        if _is_plain(Path(path)):
+            return PreTrainedTokenizerFast.from_pretrained(path)
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -163,12 +168,34 @@ def _load_tokenizer(path: Path | str) -> Any:
         ) from error
 
 
+def _is_plain(folder: Path) -> bool:
+    """Whether AutoTokenizer would choose the plain fast tokenizer; choosing it ourselves spares the import of torch."""
+    if not (folder / "tokenizer.json").is_file():
+        return False
+    return _json_of(folder / "tokenizer_config.json").get("tokenizer_class") in _PLAIN_CLASSES
+
+
 def _generation_stops(path: Path | str) -> list[int]:
-    try:
-        stops = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError:  # a folder may do without one
-        return []
+    folder = Path(path)
+    if not folder.is_dir():
+        from transformers import GenerationConfig
+
+        try:
+            stops = GenerationConfig.from_pretrained(path).eos_token_id
+        except OSError:  # a model may do without one
+            return []
+    else:
+        stops = _json_of(folder / "generation_config.json").get("eos_token_id")
     return [] if stops is None else stops if isinstance(stops, list) else [stops]
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file. Raises UsageError where it is not JSON."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}; copy it from the model again") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _tokenizer_content(tokenizer: Any) -> Any:
