@@ -26,6 +26,8 @@ class CheckedScorer(_Checked):
 
     async def score(self, group: CompletionGroup) -> list[Score]:
         """One score a completion, in the order of the group."""
+        if not group.completions:
+            return []
         blanks = [
             Score(
                 prompt_id=group.prompt.prompt_id,

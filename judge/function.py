@@ -60,6 +60,8 @@ class FunctionScorer(_Function):
 
     async def score(self, group: CompletionGroup) -> list[Score]:
         """One score a completion, in the order of the group."""
+        if not group.completions:
+            return []
         values = await self._values(group, completions=_messages(group.completions))
         prompt_id = group.prompt.prompt_id
         scores = []

@@ -236,6 +236,14 @@ async def test_a_column_may_be_called_function_or_self():
     assert [score.value for score in scores] == [1.0, 1.0]
 
 
+async def test_nobody_is_asked_about_nothing():
+    def never(**columns):
+        raise AssertionError
+
+    assert await scorer(never).score(make_group([])) == []
+    assert await comparer(never).judge(GROUP, []) == []
+
+
 async def test_a_comparing_function_gives_probabilities():
     def compare(prompts, completions_a, completions_b, answer, **columns):
         assert len(prompts) == len(answer) == len(completions_b) == 5
