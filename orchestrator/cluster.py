@@ -1,5 +1,6 @@
 """The stages on Ray: actors started side by side, work dispatched bounded in flight, failures retried elsewhere."""
 
+import logging
 import os
 import time
 from collections import deque
@@ -35,7 +36,8 @@ def start_ray(config: ClusterConfig) -> None:
     if ray.is_initialized():
         return
     # Our own progress and errors are what a person should see; workers' logs are in Ray's log folder.
-    quiet: dict[str, Any] = {"log_to_driver": bool(os.environ.get("RONDO_LOG_TO_DRIVER")), "logging_level": "WARNING"}
+    quiet: dict[str, Any] = {"log_to_driver": bool(os.environ.get("RONDO_LOG_TO_DRIVER")), "logging_level": "ERROR"}
+    logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address="auto", **quiet)

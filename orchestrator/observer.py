@@ -36,7 +36,7 @@ class Observer:
         self._round_id: int | None = None
         self._stage = ""
         self._task: TaskID | None = None
-        self._records: list[RoundRecord] = []
+        self._header_printed = False
         self._inside = 0.0
         self.saw_first_token = False
 
@@ -93,9 +93,9 @@ class Observer:
         self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
 
     def round_done(self, record: RoundRecord) -> None:
-        """Print the table of all rounds so far, this one last, and warn of what the figures mean."""
-        self._records.append(record)
-        self.console.print(round_table(self._records))
+        """Print the round's row, under a header the first time, and warn of what the figures mean."""
+        self.console.print(round_table([record], header=not self._header_printed))
+        self._header_printed = True
         for warning in warnings_of(record):
             self.warn(warning)
 

@@ -1,6 +1,7 @@
 """Rounds and samples as a person reads them in a terminal."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Group
 from rich.table import Table
@@ -8,19 +9,33 @@ from rich.text import Text
 
 from orchestrator.types import Interval, RoundRecord
 
+# Widths are fixed, so that rows printed as rounds end stand under the header printed before the first.
+_COLUMNS = {
+    "round": 5,
+    "policy": 7,
+    "pairs": 6,
+    "rejected": 24,
+    "margin": 7,
+    "accuracy": 8,
+    "published": 9,
+    "KL/token": 8,
+    "length": 6,
+    "win rate vs base": 17,
+}
 
-def round_table(records: Sequence[RoundRecord]) -> Table:
-    """One row a round: pairs, rejects by reason, what learning measured, and the held-out win rate."""
-    table = Table(title=None, header_style="bold", pad_edge=False, box=None)
-    for name in ("round", "policy", "pairs"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("rejected", max_width=28)
-    for name in ("margin", "accuracy", "published", "KL/token", "length", "win rate vs base"):
-        table.add_column(name, justify="right", no_wrap=True)
-    base = next((r.scores.base_win_rate for r in records if r.scores and r.scores.base_win_rate), None)
-    if base:
-        table.add_row("base", "v0", "", "", "", "", "", "", "", interval(base))
+
+def round_table(records: Sequence[RoundRecord], *, header: bool = True) -> Table:
+    """One row a round: pairs, rejects by reason, what learning measured, and the held-out win rate.
+
+    Before round 0 stands the base against itself, where that was measured.
+    """
+    table = Table(header_style="bold", pad_edge=False, box=None, show_header=header)
+    for name, width in _COLUMNS.items():
+        justify: Literal["left", "right"] = "left" if name == "rejected" else "right"
+        table.add_column(name, justify=justify, width=width, no_wrap=name != "rejected")
     for record in records:
+        if record.scores and record.scores.base_win_rate:
+            table.add_row("base", "v0", *[""] * 7, interval(record.scores.base_win_rate))
         table.add_row(*_row(record))
     return table
 
@@ -30,7 +45,6 @@ def _row(record: RoundRecord) -> list[str]:
     metrics = update.metrics if update else {}
     trained = bool(update and update.num_steps)
     rejected = ", ".join(f"{reason} {num}" for reason, num in sorted(record.num_rejected.items())) or "-"
-    baseline = f" ({scores.baseline})" if scores and scores.baseline != "base" else ""
     return [
         str(record.round_id),
         f"v{record.policy_in.version}>v{update.policy_out.version}" if update else f"v{record.policy_in.version}",
@@ -41,7 +55,7 @@ def _row(record: RoundRecord) -> list[str]:
         _number(metrics.get("published_share"), ".0%") if trained else "-",
         _number(scores.kl_k3 if scores else None, ".3f"),
         _number(scores.response_length if scores else None, ".0f"),
-        interval(scores.win_rate) + baseline if scores and scores.win_rate else "-",
+        interval(scores.win_rate) if scores and scores.win_rate else "-",
     ]
 
 

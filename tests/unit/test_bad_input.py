@@ -36,6 +36,7 @@ def refused(tree, capfd, monkeypatch, *arguments):
     with open("config.yaml", "w") as file:
         yaml.safe_dump(tree, file)
     monkeypatch.setattr(sys, "argv", ["rondo", "run", "config.yaml", "--run-dir", "run", *arguments])
+    capfd.readouterr()  # what the making of policies printed
     with pytest.raises(SystemExit) as ended:
         cli.main()
     out, err = capfd.readouterr()

@@ -13,7 +13,8 @@ PUBLIC = {"types", "errors", "shards"}
 # What the orchestrator needs before any actor exists: prompts are drawn, and bad input is refused, in the driver.
 ORCHESTRATOR = {"config", "actor", "sources", "prompts", "encoder", "target", "base_config"}
 ONLY_IN = {
-    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py"},
+    # The engine, its worker extension, and the peer that the bench holds the engine against.
+    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_peer.py"},
     "ray": {"rollout/actor.py", "judge/actor.py", "learner/actor.py", "orchestrator/cluster.py"},
 }
 

@@ -164,6 +164,17 @@ def test_the_split_into_passes_leaves_the_loss_unchanged(run_dir):
     assert losses[2] == pytest.approx(losses[0], abs=1e-6)
 
 
+def test_bfloat16_products_leave_the_masters_in_float32(run_dir):
+    shard, losses = write_pair_shard(run_dir, random_pairs(8)), {}
+    for dtype in ("float32", "bfloat16"):
+        learner = worker(run_dir, compute_dtype=dtype)
+        steps, _ = learn(learner, round_id=0, shards=[shard], policy_in=base_of(run_dir))
+        losses[dtype] = [step.values["loss"] for step in steps]
+        assert {p.dtype for p in learner._trainer.parameters.values()} == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
+
+
 def test_pairs_that_cannot_be_trained_are_counted_not_cut(run_dir):
     pairs = [
         *random_pairs(3),
