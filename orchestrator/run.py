@@ -32,9 +32,12 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
         observer.record("attempt", state="running")
         for reason, num in sorted(inputs.unusable.items()):
             observer.warn(f"{num} rows of {config.prompts.path} cannot be used: {reason}")
-        signal.signal(signal.SIGTERM, _stop)
         try:
             journal = _run_stages(run_dir, inputs, observer)
+        except BaseException as error:
+            state = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
+            observer.record("attempt", state=state)
+            raise
         finally:
             stop_ray()
         observer.record("attempt", state="done")
@@ -55,6 +58,7 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
     with observer.showing(), observer.stage(None, "run"):
         with observer.stage(None, "start"):
             start_ray(run_dir.config.cluster)
+            signal.signal(signal.SIGTERM, _stop)  # after Ray, which installs a handler of its own
             cluster, rollout, learner = connect(run_dir, observer)
             base = _base(run_dir, inputs, rollout, learner, observer)
             journal = Journal(run_dir, base_policy=base)
