@@ -13,6 +13,8 @@ from learner.config import LearnerConfig
 from learner.errors import DivergedError
 from learner.logps import completion_logps
 from learner.model import load_model
+from learner.pairs import trainable
+from learner.reference import with_reference
 from learner.schedule import Position, learning_rate
 from learner.worker import LearnerWorker
 from rollout.errors import IntegrityError, UsageError
@@ -143,14 +145,13 @@ def test_training_left_half_way_starts_again_from_the_files(run_dir):
     assert update == learn(worker(run_dir), round_id=0, shards=[shard], policy_in=base_of(run_dir))[1]
 
 
-def test_the_order_of_shards_does_not_matter(run_dir):
+def test_the_order_of_shards_does_not_matter(run_dir, monkeypatch):
     pairs = random_pairs(8)
     shards = [write_pair_shard(run_dir, pairs[:3]), write_pair_shard(run_dir, pairs[3:], chunk_id=1)]
-    updates = [
-        learn(worker(run_dir), round_id=0, shards=order, policy_in=base_of(run_dir))[1]
-        for order in (shards, shards[::-1])
-    ]
-    assert updates[0] == updates[1]
+    _, update = learn(worker(run_dir), round_id=0, shards=shards, policy_in=base_of(run_dir))
+    monkeypatch.setattr("learner.worker.score", None)  # the reference, too, is found again
+    _, reversed_update = learn(worker(run_dir), round_id=0, shards=shards[::-1], policy_in=base_of(run_dir))
+    assert reversed_update == update
 
 
 def test_the_split_into_passes_leaves_the_loss_unchanged(run_dir):
@@ -236,6 +237,23 @@ def test_the_reference_is_computed_once_a_round(run_dir, monkeypatch):
     monkeypatch.setattr("learner.worker.score", None)
     again = learn(worker(run_dir), round_id=0, shards=[shard], policy_in=base_of(run_dir))
     assert first[1] == again[1]
+
+
+def test_a_sidecar_about_other_pairs_or_another_reference_is_made_again(tmp_path):
+    pairs = {seed: trainable(random_pairs(3, seed=seed), max_length=None)[0] for seed in (0, 1)}
+
+    def first_logp(seed, reference_sha256, value):
+        def score():
+            return lambda rows: [np.full(len(row.completion_ids), value, np.float32) for row in rows]
+
+        rows = with_reference(pairs[seed], folder=tmp_path, reference_sha256=reference_sha256, score=score)
+        assert [len(row.ref_chosen_logps) for row in rows] == [len(p.chosen.completion_ids) for p in pairs[seed]]
+        return rows[0].ref_chosen_logps[0]
+
+    assert first_logp(0, "base", -1.0) == -1.0
+    assert first_logp(0, "base", -2.0) == -1.0
+    assert first_logp(0, "other", -3.0) == -3.0
+    assert first_logp(1, "other", -4.0) == -4.0
 
 
 def test_an_altered_reference_is_refused_by_name(run_dir):

@@ -90,22 +90,21 @@ def test_nearest_bfloat16_eats_small_updates_and_stochastic_rounding_carries_the
 
 
 def test_a_later_update_is_measured_from_the_masters_before_it(base):
-    """By hand: masters move by 1 and then by 2 towards the same side; the second publication carries exactly 2."""
-    run_dir = base.parents[1]
-    model = load_model(base, device=CPU)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(1.0)
+    """By hand: the published weights still stand at the base, the masters at 1 above it; the masters move by 2 more,
+    and publication catches up by 3. So <3, 2> / |2|^2 = 1.5 of the update is published."""
+    model, state = load_model(base, device=CPU), base.parents[1] / "learner/0000"
     parameters = dict(model.named_parameters())
+
+    def rise(by):
+        with torch.no_grad():
+            for parameter in parameters.values():
+                parameter.add_(by)
+
+    rise(1.0)
     optimizer = torch.optim.AdamW(parameters.values())
-    state = run_dir / "learner/0000"
     save_state(state, version=1, num_steps=1, parameters=parameters, optimizer=optimizer, random_states={})
-    first = publish(model, base)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(2.0)
-    second = publish(model, run_dir / first.policy.path, version=2, state_before=state)
-    assert second.share == pytest.approx(1.0, abs=1e-9)
+    rise(2.0)
+    assert publish(model, base, version=2, state_before=state).share == pytest.approx(1.5, abs=1e-6)
 
 
 def test_an_update_of_nothing_is_published_whole(base):
