@@ -186,6 +186,7 @@ async def test_a_plain_function_that_hangs_is_given_up_and_the_others_still_get_
     release.set()
     assert [{score.reason for score in scores} for scores in results] == [{"judge_timeout"}, {""}, {""}, {""}]
     assert len(calls) == 4
+    assert calls[-1] - calls[0] < 5.0  # they did not wait for the one that hangs
 
 
 async def test_a_coroutine_that_hangs_is_cancelled():
@@ -326,6 +327,10 @@ async def test_a_class_is_built_from_validated_settings_and_its_answers_are_put_
         ([{"a": 1, "b": 2, "outcome": "b"}, {"a": 0, "b": 1, "outcome": "a", "p_a": 0.75}], [("a", ""), ("b", "")]),
         ([{"a": 0, "b": 1, "outcome": "a"}], [("abstain", "judge_wrong_count")] * 2),
         ([{"a": 0, "b": 1, "outcome": "a"}] * 2, [("abstain", "judge_wrong_count")] * 2),
+        (
+            [{"a": a, "b": b, "outcome": "a"} for a, b in [(0, 1), (1, 2), (0, 1)]],
+            [("abstain", "judge_wrong_count")] * 2,
+        ),
         (
             [{"a": 0, "b": 1, "outcome": "A"}, {"a": 1, "b": 2, "outcome": "both_bad"}],
             [("abstain", "judge_wrong_type"), ("both_bad", "")],

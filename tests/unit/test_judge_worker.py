@@ -174,7 +174,10 @@ def test_misbehaviour_is_counted_under_its_name(tmp_path, caplog, whim, reason):
 def test_what_is_finished_is_returned_and_nobody_is_asked_again(tmp_path):
     shard = make_shard(tmp_path, [make_group(["aa", "a"])])
     built = build(make_worker(tmp_path), shard)
+    for folder in FOLDERS.values():  # the manifest alone decides: committed bytes are not written again
+        os.remove(tmp_path / folder / "00000.arrow")
     assert build(make_worker(tmp_path, "never"), shard) == built
+    assert not (tmp_path / built.path).exists()
 
 
 def test_answers_on_disk_are_paired_without_asking_again(tmp_path):

@@ -174,6 +174,17 @@ def test_the_pair_id_is_a_place_and_the_content_hash_is_the_tokens():
         assert moved.content_hash == pair.content_hash
 
 
+def test_the_content_hash_knows_where_each_side_ends():
+    def hash_of(*token_ids):
+        group = make_group(["a", "b"])
+        sides = tuple(make_completion(place, text, token_ids=ids) for place, (text, ids) in enumerate(token_ids))
+        group = replace(group, completions=sides)
+        return pair_or_reason(group, scores_of(group, [1.0, 0.0]), PairingConfig(), **PLACE).content_hash
+
+    assert hash_of(("a", [1, 2]), ("b", [3])) != hash_of(("a", [1]), ("b", [2, 3]))
+    assert hash_of(("a", [1, 2]), ("b", [3])) == hash_of(("x", [1, 2]), ("y", [3]))
+
+
 @given(num=st.integers(0, 7), k=st.integers(1, 30))
 def test_comparisons_are_distinct_ordered_and_as_many_as_asked_for(num, k):
     group = make_group([f"answer {index}" for index in range(num)])
