@@ -177,9 +177,7 @@ class VllmEngine:
             tensor_parallel_size=settings.tensor_parallel_size,
             distributed_executor_backend="mp" if settings.tensor_parallel_size > 1 else "uni",
             enforce_eager=on_cpu if settings.enforce_eager is None else settings.enforce_eager,
-            # Tokens in, tokens out, and no stop id but ours.
-            skip_tokenizer_init=True,
-            generation_config="vllm",
+            skip_tokenizer_init=True,  # tokens in, tokens out
             logprobs_mode="processed_logprobs",
             worker_extension_cls="rollout.vllm_worker.PolicyLoading",
             disable_log_stats=True,
@@ -208,8 +206,9 @@ def _adding(request_id: str, ids: list[int], params: dict[str, Any]) -> Callable
     def add(engine: Any) -> None:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        # flat: one list of numbers in place of a dictionary of objects for every token.
-        common = {"detokenize": False, "flat_logprobs": True, "skip_clone": True}
+        # ignore_eos: stop_token_ids are ours and stay; what vLLM reads in the model's configuration does not count.
+        # flat_logprobs: one list of numbers in place of a dictionary of objects for every token.
+        common = {"ignore_eos": True, "detokenize": False, "flat_logprobs": True, "skip_clone": True}
         sampling = SamplingParams(**params, **common, output_kind=RequestOutputKind.FINAL_ONLY)
         engine.add_request(request_id, {"type": "token", "prompt_token_ids": ids}, sampling)
 

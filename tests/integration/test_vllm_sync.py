@@ -101,8 +101,8 @@ async def test_running_completions_go_on_under_the_new_weights_and_say_where_the
     await engine.close()
 
 
-async def test_a_score_over_which_the_weights_change_is_wholly_of_the_new_ones(folders, models):
-    # Prefill in small chunks, so that the score takes many steps and the load falls between them.
+async def test_scores_over_which_the_weights_change_are_wholly_of_one_policy(folders, models):
+    # Two at a time, so that eight take several steps and the load falls between them.
     engine = make_engine(max_num_seqs=2)
     await engine.start(ref(0), folders[0])
     long = TokenSequence(prompt_ids=PROMPTS[0], completion_ids=np.arange(490, dtype=np.int32) % 250 + 6)
