@@ -165,6 +165,15 @@ def test_the_split_into_passes_leaves_the_loss_unchanged(run_dir):
     assert losses[2] == pytest.approx(losses[0], abs=1e-6)
 
 
+def test_gradients_are_clipped_to_the_global_norm(run_dir):
+    learner = worker(run_dir, max_grad_norm=0.01)
+    shard = write_pair_shard(run_dir, random_pairs(4))
+    steps, _ = learn(learner, round_id=0, shards=[shard], policy_in=base_of(run_dir))
+    assert steps[0].values["grad_norm"] > 1
+    moments = [state["exp_avg"].square().sum().item() for state in learner._trainer.optimizer.state.values()]
+    assert sum(moments) ** 0.5 == pytest.approx((1 - 0.9) * 0.01, rel=1e-3)
+
+
 def test_bfloat16_products_leave_the_masters_in_float32(run_dir):
     shard, losses = write_pair_shard(run_dir, random_pairs(8)), {}
     for dtype in ("float32", "bfloat16"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from learner.loss import LOSSES, PairLogps, rewards, sigmoid_loss
+from learner.metrics import PassOutput, measure, round_means, token_kl_sums
 
 
 def pair(chosen, rejected, ref_chosen, ref_rejected, grad=False):
@@ -81,3 +82,36 @@ def test_rewards_are_scaled_log_ratios():
     chosen_B, rejected_B = rewards(pair(-4.5, -4.5, -5.0, -4.0, grad=True), beta=0.1)
     assert (chosen_B.item(), rejected_B.item()) == (pytest.approx(0.05), pytest.approx(-0.05))
     assert not chosen_B.requires_grad
+
+
+def test_kl_estimators_by_hand():
+    mask_BT = torch.tensor([[False, True, True]])
+    logps_BT = torch.tensor([[9.0, -1.0, -2.0]])
+    k1, k3 = token_kl_sums(logps_BT, torch.tensor([[5.0, -1.5, -1.0]]), mask_BT)
+    assert k1.item() == pytest.approx(0.5 - 1.0)
+    assert k3.item() == pytest.approx((math.exp(-0.5) - 1 + 0.5) + (math.exp(1.0) - 1 - 1.0))
+
+
+def test_a_steps_measures_weigh_pairs_and_tokens_alike_whatever_the_passes():
+    def output(logps, k1, k3, num_tokens):
+        loss_B = sigmoid_loss(logps, beta=0.1)
+        sums = {"sum_k1": torch.tensor(k1), "sum_k3": torch.tensor(k3)}
+        return PassOutput(logps=logps, loss_B=loss_B, num_completion_tokens=num_tokens, **sums)
+
+    first = output(pair(-4.5, -4.5, -5.0, -4.0), 3.0, 2.0, 10)
+    second = output(pair(-5.0, -4.0, -5.0, -5.0), 1.0, 4.0, 30)
+    values = measure([first, second], beta=0.1)
+    assert values["kl"] == pytest.approx(4.0 / 4)
+    assert (values["kl_k1"], values["kl_k3"]) == (pytest.approx(4.0 / 40), pytest.approx(6.0 / 40))
+    assert values["reward_chosen"] == pytest.approx((0.05 + 0.0) / 2)
+    assert values["reward_rejected"] == pytest.approx((-0.05 + 0.1) / 2)
+    assert values["reward_accuracy"] == 0.5
+    assert values["logp_chosen"] == pytest.approx(-4.75)
+
+
+def test_a_rounds_means_weigh_steps_by_their_pairs():
+    steps = [
+        {"loss": 0.6, "num_pairs": 3, "num_tokens": 30, "tokens_per_s": 7.0},
+        {"loss": 0.2, "num_pairs": 1, "num_tokens": 5, "tokens_per_s": 9.0},
+    ]
+    assert round_means(steps) == {"loss": pytest.approx(0.5), "num_tokens": 35}
