@@ -10,10 +10,10 @@ import ray
 
 from rollout.config import RolloutConfig
 from rollout.errors import InfraError
-from rollout.types import GroupShard, LoadReport, Logps, PolicyRef, PromptChunk, Sampling, TokenSequence
+from rollout.types import GroupShard, LoadReport, Logps, PolicyRef, Progress, PromptChunk, Sampling, TokenSequence
 
 if TYPE_CHECKING:  # whoever only calls the actor loads neither torch nor transformers
-    from rollout.worker import Progress, RolloutWorker
+    from rollout.worker import RolloutWorker
 
 
 @ray.remote
@@ -24,7 +24,7 @@ class RolloutActor:
         self, *, index: int, settings: RolloutConfig, run_dir: str, dtype: str, seed: int, **encoding: Any
     ) -> None:
         self._index, self._settings, self._run_dir = index, settings, Path(run_dir)
-        self._dtype, self._seed, self._encoding = dtype, seed, encoding
+        self._how = {"index": index, "dtype": dtype, "seed": seed, **encoding}
         self._worker: RolloutWorker | None = None
         self._version: int | None = None
         # Imports take longer than most of what else has to happen before start(), so they begin at once.
@@ -53,10 +53,8 @@ class RolloutActor:
     async def score(self, sequences: Sequence[TokenSequence]) -> list[Logps]:
         return await self._started().score(sequences)
 
-    async def progress(self) -> "Progress":
-        from rollout.worker import Progress
-
-        return Progress(0, 0) if self._worker is None else self._worker.num_completed()
+    async def progress(self) -> Progress:
+        return Progress() if self._worker is None else self._worker.num_completed()
 
     async def close(self) -> None:
         if self._worker is not None:
@@ -76,12 +74,4 @@ class RolloutActor:
     def _make_worker(self, folder: Path) -> "RolloutWorker":
         from rollout.build import build_worker
 
-        return build_worker(
-            folder,
-            index=self._index,
-            settings=self._settings,
-            run_dir=self._run_dir,
-            dtype=self._dtype,
-            seed=self._seed,
-            **self._encoding,
-        )
+        return build_worker(folder, settings=self._settings, run_dir=self._run_dir, **self._how)

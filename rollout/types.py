@@ -161,6 +161,14 @@ class GroupShard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What an engine's worker has generated since it began; aborted completions are not counted."""
+
+    num_completions: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadReport:
     """What a change of weights cost one engine."""
 

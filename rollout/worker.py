@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rollout.config import RolloutConfig
 from rollout.encoder import PromptEncoder
@@ -19,18 +19,12 @@ from rollout.types import (
     LoadReport,
     Logps,
     PolicyRef,
+    Progress,
     Prompt,
     PromptChunk,
     Sampling,
     TokenSequence,
 )
-
-
-class Progress(NamedTuple):
-    """What a worker has generated since it began; aborted completions are not counted."""
-
-    num_completions: int
-    num_tokens: int
 
 
 class RolloutWorker:
@@ -46,7 +40,7 @@ class RolloutWorker:
         self._settings = settings
         self._changing = asyncio.Lock()
         self._chunks: dict[Path, asyncio.Lock] = {}
-        self._progress = Progress(0, 0)
+        self._progress = Progress()
 
     async def start(self, policy: PolicyRef) -> None:
         """Make the engine ready to sample from a policy, whatever state it is in.
@@ -142,8 +136,8 @@ class RolloutWorker:
         if not kept:
             return DataError("generation_aborted", prompt.prompt_id)
         self._progress = Progress(
-            self._progress.num_completions + len(kept),
-            self._progress.num_tokens + sum(len(one.token_ids) for one in kept),
+            num_completions=self._progress.num_completions + len(kept),
+            num_tokens=self._progress.num_tokens + sum(len(one.token_ids) for one in kept),
         )
         return CompletionGroup(prompt=prompt, prompt_token_ids=token_ids, completions=kept)
 

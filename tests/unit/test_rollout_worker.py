@@ -13,7 +13,7 @@ from rollout.errors import InfraError, IntegrityError
 from rollout.files import hash_policy
 from rollout.groups import read_groups
 from rollout.reference_engine import ReferenceEngine
-from rollout.types import PolicyRef, Prompt, PromptChunk, Sampling, TokenSequence
+from rollout.types import PolicyRef, Progress, Prompt, PromptChunk, Sampling, TokenSequence
 from rollout.worker import RolloutWorker
 from tests.support.tiny_policy import make_tiny_policy
 
@@ -96,7 +96,7 @@ async def test_groups_hold_what_was_sampled_in_the_order_of_the_prompts(run):
             )
             np.testing.assert_allclose(scored[0], one.logps, atol=1e-4)
     num_tokens = sum(len(one.token_ids) for group in groups for one in group.completions)
-    assert worker.num_completed() == (6, num_tokens)
+    assert worker.num_completed() == Progress(num_completions=6, num_tokens=num_tokens)
     assert (shard.num_tokens, shard.policy_sha256, shard.signature) == (num_tokens, policy.sha256, encoder.signature)
 
 
