@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_policy import make_tiny_policy
 from tests.support.tiny_config import tiny_config
+from tests.support.tiny_policy import make_tiny_policy
 from tests.support.tiny_run import tiny_run
 
 pytestmark = pytest.mark.integration

@@ -20,17 +20,17 @@ class Command:
 
     def __init__(self, *arguments: str, cwd: Path = ROOT, log: Path | None = None, **environment: str) -> None:
         self.mark = uuid.uuid4().hex
-        self.log = log
-        self._out = open(log, "ab") if log else subprocess.PIPE
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", *arguments],
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment, _MARK: self.mark},
-            stdout=subprocess.PIPE if log is None else self._out,
-            stderr=self._out,
-            text=log is None,
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as files:
+            out = files.enter_context(open(log, "ab")) if log else subprocess.PIPE
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.cli", *arguments],
+                cwd=cwd,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment, _MARK: self.mark},
+                stdout=out,
+                stderr=out,
+                text=True,
+                start_new_session=True,
+            )
 
     def finish(self, timeout_s: float) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
