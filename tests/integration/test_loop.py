@@ -1,0 +1,122 @@
+"""The loop with real workers in one process: what is counted, what is refused, what an amendment does."""
+
+import json
+
+import numpy as np
+import pytest
+
+from orchestrator.journal import Journal
+from orchestrator.observer import warnings_of
+from orchestrator.probe import ProbeError, check_probe
+from orchestrator.status import status
+from rollout.errors import IntegrityError, UsageError
+from tests.support.accounts import check_accounts
+from tests.support.tiny_config import tiny_config
+from tests.support.tiny_policy import make_tiny_policy
+from tests.support.tiny_run import tiny_run
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return make_tiny_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="module")
+def finished(policy, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs") / "run"
+    return tiny_run(tiny_config(policy), root)
+
+
+def test_a_run_accounts_for_every_prompt_and_reports_it(finished):
+    check_accounts(finished.run.root)
+    found = status(finished.run.root)
+    assert found["state"] == "done"
+    assert found["num_pairs_total"] == sum(record.num_pairs for record in finished.records()) > 0
+    assert [one["policy_version_out"] for one in found["rounds"]] == [1, 2]
+    assert set(found["rounds"][0]["seconds"]) == {"generate", "judge", "learn", "sync", "evaluate"}
+
+
+def test_the_base_is_measured_against_itself_once(finished):
+    first, second = (record.scores for record in finished.records())
+    assert first.base_win_rate is not None
+    assert second.base_win_rate is None
+
+
+def test_engine_and_learner_are_probed_before_each_round(finished):
+    assert [record.probe.policy_version for record in finished.records()] == [0, 1]
+    assert all(record.probe.mean_difference < 1e-5 for record in finished.records())
+
+
+def test_no_record_holds_a_clock_or_an_absolute_path(finished):
+    for path in finished.run.root.glob("rounds/*/record.json"):
+        text = path.read_text()
+        assert str(finished.run.root) not in text
+        assert not {"time", "seconds", "host"} & set(json.loads(text))
+
+
+def test_a_round_without_a_pair_keeps_the_policy_and_says_so(policy, tmp_path):
+    config = tiny_config(policy, judge__target="tests.support.tiny_judge:always_tied", num_rounds=1)
+    record = tiny_run(config, tmp_path / "run").record(0)
+    assert (record.num_pairs, record.num_rejected) == (0, {"tie": 8})
+    assert record.update.num_steps == 0
+    assert record.policy_next == record.policy_in
+    assert "not a single pair (rejected: tie 8)" in warnings_of(record)[0]
+
+
+def test_a_judge_that_raises_is_counted_and_the_run_goes_on(policy, tmp_path):
+    config = tiny_config(policy, judge__target="tests.support.tiny_judge:raises", num_rounds=1)
+    record = tiny_run(config, tmp_path / "run").record(0)
+    assert record.num_rejected == {"judge_raised": 8}
+    assert record.num_abstained == {"judge_raised": 24}
+    assert record.scores.win_rate is None
+    assert record.scores.num_abstained == 4
+
+
+def test_more_rounds_may_follow_and_the_earlier_stay_as_they_are(policy, tmp_path):
+    tiny_run(tiny_config(policy, num_rounds=1), tmp_path / "run")
+    before = (tmp_path / "run/rounds/0000/record.json").read_bytes()
+    journal = tiny_run(tiny_config(policy, num_rounds=3), tmp_path / "run")
+    assert len(journal.records()) == 3
+    assert (tmp_path / "run/rounds/0000/record.json").read_bytes() == before
+
+
+def test_an_amendment_holds_from_the_next_unopened_round(policy, tmp_path):
+    tiny_run(tiny_config(policy, num_rounds=1), tmp_path / "run")
+    amended = tiny_config(policy, num_rounds=2, judge__target="tests.support.tiny_judge:always_tied")
+    with pytest.raises(UsageError, match="--amend"):
+        tiny_run(amended, tmp_path / "run")
+    records = tiny_run(amended, tmp_path / "run", amend=True).records()
+    assert records[0].num_pairs > 0
+    assert records[1].num_rejected == {"tie": 8}
+    assert records[0].settings != records[1].settings
+
+
+def test_lag_samples_from_an_earlier_policy(policy, tmp_path):
+    journal = tiny_run(tiny_config(policy, num_rounds=3, max_policy_lag=1), tmp_path / "run")
+    sampled = [record.policy_sampled.version for record in journal.records()]
+    assert sampled == [0, 0, 1]
+    assert [one["lag"] for one in status(journal.run.root)["rounds"]] == [0, 1, 1]
+
+
+def test_a_base_that_was_changed_meanwhile_is_refused(tmp_path):
+    policy = make_tiny_policy(tmp_path / "policy")
+    tiny_run(tiny_config(policy, num_rounds=1), tmp_path / "run")
+    make_tiny_policy(policy, seed=1)
+    with pytest.raises(IntegrityError, match="base policy was changed"):
+        tiny_run(tiny_config(policy, num_rounds=2), tmp_path / "run")
+
+
+def test_a_record_of_another_policy_is_refused(finished):
+    journal = Journal(finished.run, base_policy=finished.base_policy)
+    with pytest.raises(IntegrityError, match="was opened with policy v1"):
+        journal.open(1, policy_in=finished.base_policy, prompts=())
+
+
+@pytest.mark.parametrize("wrong", [0.2, np.nan, np.inf])
+def test_a_probe_above_its_bound_or_not_finite_stops_the_run(wrong):
+    learner = np.zeros(10, np.float32)
+    with pytest.raises(ProbeError, match="engine and learner disagree on policy v3"):
+        check_probe(learner + np.float32(wrong), learner, version=3, num_completions=2, bound=0.1)
+    assert check_probe(learner, learner, version=3, num_completions=2, bound=0.1).mean_difference == 0.0
