@@ -32,7 +32,7 @@ _START_TIMEOUT_S = 900.0
 
 
 def start_ray(config: ClusterConfig) -> None:
-    """Join the cluster that this process was pointed at (RAY_ADDRESS, a Ray job), or start a local one."""
+    """Join the cluster that this process was pointed at (a Ray job, RAY_ADDRESS), or start a local one of its own."""
     if ray.is_initialized():
         return
     # Our own progress and errors are what a person should see; workers' logs are in Ray's log folder.
@@ -43,6 +43,7 @@ def start_ray(config: ClusterConfig) -> None:
         ray.init(address="auto", **quiet)
         return
     ray.init(
+        address="local",  # never one that happens to run, or ran, on this machine
         num_cpus=config.num_cpus,
         object_store_memory=config.object_store_mib * 1024 * 1024,
         include_dashboard=config.dashboard,
@@ -56,18 +57,46 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-def get(ref: Any, *, what: str, timeout_s: float | None) -> Any:
-    """Wait for a remote result. Translates Ray's errors: ours come back as themselves, a dead process as InfraError."""
-    try:
-        return ray.get(ref, timeout=timeout_s)
-    except RayTaskError as error:
-        if isinstance(error.cause, RondoError):
-            raise error.cause from None
-        raise
-    except RayActorError as error:
-        raise InfraError(f"{what}: its process died ({str(error).splitlines()[0]})") from error
-    except ray.exceptions.GetTimeoutError as error:
-        raise InfraError(f"{what} did not answer within {timeout_s:.0f} s; its log is in Ray's log folder") from error
+class Calls:
+    """Waits for remote results in short slices, so that a stop is noticed, and translates Ray's errors."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def get(self, ref: Any, *, what: str, timeout_s: float | None) -> Any:
+        """The result. Our own errors come back as themselves, a dead process or a deadline as InfraError."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            self._observer.check_stop()
+            try:
+                return ray.get(ref, timeout=_POLL_S)
+            except ray.exceptions.GetTimeoutError as error:
+                if deadline is not None and time.monotonic() > deadline:
+                    raise InfraError(
+                        f"{what} did not answer within {timeout_s:.0f} s; its log is in Ray's log folder"
+                    ) from error
+            except RayTaskError as error:
+                if isinstance(error.cause, RondoError):
+                    raise error.cause from None
+                raise
+            except RayActorError as error:
+                raise InfraError(f"{what}: its process died ({str(error).splitlines()[0]})") from error
+
+    def stream(self, generator: Any, *, what: str, timeout_s: float) -> Iterator[Any]:
+        """The results of a streaming task, each awaited for at most timeout_s."""
+        started = time.monotonic()
+        while True:
+            self._observer.check_stop()
+            ready, _ = ray.wait([generator], timeout=_POLL_S)
+            if ready:
+                try:
+                    ref = next(generator)
+                except StopIteration:
+                    return
+                yield self.get(ref, what=what, timeout_s=timeout_s)
+                started = time.monotonic()
+            elif time.monotonic() - started > timeout_s:
+                raise InfraError(f"{what} did not answer within {timeout_s:.0f} s; its log is in Ray's log folder")
 
 
 def _actor(decorated: Any) -> Any:
@@ -88,6 +117,7 @@ class RayRollout:
     def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
         settings = config.rollout
         self._run, self._settings, self._observer = run, settings, observer
+        self._calls = Calls(observer)
         gpus = settings.gpus_per_engine
         if gpus is None:
             gpus = settings.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
@@ -121,7 +151,7 @@ class RayRollout:
         if self._starting:
             with self._observer.stage(None, "start engines"):
                 for index, ref in self._starting.items():
-                    get(ref, what=f"start of engine {index}", timeout_s=self._settings.start_timeout_s)
+                    self._calls.get(ref, what=f"start of engine {index}", timeout_s=self._settings.start_timeout_s)
             self._starting = {}
         stale = [index for index in self._loaded if self._loaded[index] != policy]
         if not stale:
@@ -129,7 +159,7 @@ class RayRollout:
         with self._observer.stage(None, "sync"):
             waiting = {index: self._engines[index].load.remote(policy) for index in stale}
             for index, ref in waiting.items():
-                report: LoadReport = get(
+                report: LoadReport = self._calls.get(
                     ref, what=f"weight update of engine {index}", timeout_s=self._settings.start_timeout_s
                 )
                 self._loaded[index] = policy
@@ -152,13 +182,14 @@ class RayRollout:
         while waiting or in_flight:
             self._submit(waiting, in_flight, policy, sampling)
             done, _ = ray.wait(list(in_flight), num_returns=1, timeout=_POLL_S)
+            self._observer.check_stop()
             self._check_deadline(in_flight)
             if not self._observer.saw_first_token:
                 self._poll_progress()
             for ref in done:
                 work = in_flight.pop(ref)
                 try:
-                    shard = get(ref, what=f"generation on engine {work.engine}", timeout_s=None)
+                    shard = self._calls.get(ref, what=f"generation on engine {work.engine}", timeout_s=None)
                 except InfraError as error:
                     self._retry(work, attempts, waiting, policy, error)
                     continue
@@ -168,7 +199,7 @@ class RayRollout:
 
     def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
         self.load(policy)
-        logps: list[Logps] = get(
+        logps: list[Logps] = self._calls.get(
             self._engines[0].score.remote(list(sequences)),
             what="scoring on engine 0",
             timeout_s=self._settings.generate_timeout_s,
@@ -204,7 +235,7 @@ class RayRollout:
         waiting.appendleft(work.chunk)
         # A restarted process has no engine yet, and a broken engine no usable weights: both load before taking work.
         ref = self._engines[work.engine].start.remote(policy)
-        get(ref, what=f"restart of engine {work.engine}", timeout_s=self._settings.start_timeout_s)
+        self._calls.get(ref, what=f"restart of engine {work.engine}", timeout_s=self._settings.start_timeout_s)
         self._loaded[work.engine] = policy
 
     def _check_deadline(self, in_flight: dict[Any, _InFlight]) -> None:
@@ -215,7 +246,7 @@ class RayRollout:
 
     def _poll_progress(self) -> None:
         for index, engine in enumerate(self._engines):
-            if get(engine.progress.remote(), what=f"progress of engine {index}", timeout_s=60).num_tokens:
+            if self._calls.get(engine.progress.remote(), what=f"progress of engine {index}", timeout_s=60).num_tokens:
                 self._observer.first_token()
 
 
@@ -223,7 +254,8 @@ class RayJudge:
     """The judge as a Ray actor, fed while generation goes on."""
 
     def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
-        self._run, self._observer, self._timeout_s = run, observer, config.judge.timeout_s
+        self._run, self._observer = run, observer
+        self._calls = Calls(observer)
         self.actor = (
             _actor(JudgeActor)
             .options(num_cpus=0, max_restarts=-1)
@@ -248,7 +280,7 @@ class RayJudge:
 
     def _wait(self, ref: Any) -> Any:
         # The worker's own deadline is a call's; a shard takes as many calls as it has groups.
-        return get(ref, what="judging", timeout_s=None)
+        return self._calls.get(ref, what="judging", timeout_s=None)
 
 
 class RayLearner:
@@ -260,6 +292,7 @@ class RayLearner:
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self._observer = observer
+        self._calls = Calls(observer)
         self._timeout_s = settings.train_timeout_s
         self._base: PolicyRef | None = None
         self._starting: Any = None
@@ -319,18 +352,17 @@ class RayLearner:
     def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
         self._ready()
         ref = self.actor.score.remote(list(sequences), policy=policy)
-        logps: list[Logps] = get(ref, what="scoring on the learner", timeout_s=self._timeout_s)
+        logps: list[Logps] = self._calls.get(ref, what="scoring on the learner", timeout_s=self._timeout_s)
         return logps
 
     def _ready(self) -> None:
         if self._starting is not None:
             with self._observer.stage(None, "start learner"):
-                get(self._starting, what="start of the learner", timeout_s=_START_TIMEOUT_S)
+                self._calls.get(self._starting, what="start of the learner", timeout_s=_START_TIMEOUT_S)
             self._starting = None
 
     def _last(self, stream: Any, on_step: OnStep, *, what: str) -> Any:
-        for ref in stream:
-            value = get(ref, what=what, timeout_s=self._timeout_s)
+        for value in self._calls.stream(stream, what=what, timeout_s=self._timeout_s):
             if not isinstance(value, StepMetrics):
                 return value
             on_step(value)
@@ -343,9 +375,10 @@ def connect(run: RunDir, observer: Observer) -> tuple[Cluster, RayRollout, RayLe
     rollout = RayRollout(run, config, observer)
     learner = RayLearner(run, config, observer)
     judge = RayJudge(run, config, observer)
+    calls = Calls(observer)
 
     def configure(changed: RunConfig) -> None:
-        get(judge.actor.configure.remote(changed.judge), what="configuring the judge", timeout_s=600)
-        get(learner.actor.configure.remote(changed.learner), what="configuring the learner", timeout_s=600)
+        calls.get(judge.actor.configure.remote(changed.judge), what="configuring the judge", timeout_s=600)
+        calls.get(learner.actor.configure.remote(changed.learner), what="configuring the learner", timeout_s=600)
 
     return Cluster(rollout=rollout, judge=judge, learner=learner, configure=configure), rollout, learner

@@ -9,6 +9,7 @@ from orchestrator.observer import Observer
 from orchestrator.probe import probe
 from orchestrator.stages import Cluster
 from orchestrator.types import RoundRecord
+from rollout.errors import UsageError
 from rollout.types import PolicyRef, Prompt, PromptChunk
 
 
@@ -47,10 +48,16 @@ def run_rounds(
 def chunk_prompts(journal: Journal, record: RoundRecord, prompts: Sequence[Prompt]) -> list[PromptChunk]:
     """The round's drawn prompts in fixed chunks, so that a rerun makes the same shards."""
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
-    drawn = [by_id[prompt_id] for prompt_id in journal.drawn(record.round_id)]
+    drawn = [by_id.get(prompt_id) for prompt_id in journal.drawn(record.round_id)]
+    known = [prompt for prompt in drawn if prompt is not None]
+    if len(known) < len(drawn):
+        raise UsageError(
+            f"round {record.round_id} drew {len(drawn) - len(known)} prompts that prompts.path no longer has; "
+            "put them back: prompts may be added to a run, not taken away from an open round"
+        )
     size = journal.run.config_at(record.round_id).rollout.prompts_per_shard
     return in_chunks(
-        drawn, size, round_id=record.round_id, shard_dir=f"{journal.run.round_dir(record.round_id)}/groups"
+        known, size, round_id=record.round_id, shard_dir=f"{journal.run.round_dir(record.round_id)}/groups"
     )
 
 

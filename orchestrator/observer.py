@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from learner.types import StepMetrics
 from orchestrator.tables import round_table
 from orchestrator.types import RoundRecord
+from rollout.errors import Stopped
 
 
 class Observer:
@@ -37,8 +38,18 @@ class Observer:
         self._stage = ""
         self._task: TaskID | None = None
         self._header_printed = False
+        self._stop_reason = ""
         self._inside = 0.0
         self.saw_first_token = False
+
+    def stop(self, reason: str) -> None:
+        """Ask the run to stop where it next can; for signal handlers, which must not raise inside Ray's own code."""
+        self._stop_reason = reason
+
+    def check_stop(self) -> None:
+        """Raise Stopped if the run was asked to stop."""
+        if self._stop_reason:
+            raise Stopped(f"{self._stop_reason}; the same command resumes")
 
     @contextmanager
     def showing(self) -> Iterator["Observer"]:

@@ -55,10 +55,15 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
 
 
 def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
+    done = _finished(run_dir)
+    if done is not None:
+        for record in done.records():
+            observer.round_done(record)
+        return done
     with observer.showing(), observer.stage(None, "run"):
         with observer.stage(None, "start"):
             start_ray(run_dir.config.cluster)
-            signal.signal(signal.SIGTERM, _stop)  # after Ray, which installs a handler of its own
+            _stop_on_signals(observer)  # after Ray, which installs handlers of its own
             cluster, rollout, learner = connect(run_dir, observer)
             base = _base(run_dir, inputs, rollout, learner, observer)
             journal = Journal(run_dir, base_policy=base)
@@ -67,6 +72,17 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
             learner.start(base, current)
         run_rounds(journal, cluster, inputs.prompts, inputs.held_out, observer)
     return journal
+
+
+def _finished(run_dir: RunDir) -> Journal | None:
+    """The journal of a run that has nothing left to do, for which no engine need be started."""
+    base = existing_base(run_dir.root)
+    if base is None:
+        return None
+    journal = Journal(run_dir, base_policy=base)
+    records = journal.records()
+    done = len(records) >= run_dir.config.num_rounds and all(record.stage == "done" for record in records)
+    return journal if done else None
 
 
 def _base(run_dir: RunDir, inputs: Inputs, rollout: RayRollout, learner: RayLearner, observer: Observer) -> PolicyRef:
@@ -103,8 +119,14 @@ def refuse_ephemeral(root: Path) -> None:
         )
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Stopped(f"stopped by {signal.Signals(signum).name}; the same command resumes")
+def _stop_on_signals(observer: Observer) -> None:
+    """SIGTERM (`ray job stop`) and SIGINT (Ctrl-C) stop the run at the next place where nothing is lost."""
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        observer.stop(f"stopped by {signal.Signals(signum).name}")
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, handle)
 
 
 def _remove_if_empty(root: Path) -> None:

@@ -44,7 +44,7 @@ def _row(record: RoundRecord) -> list[str]:
     update, scores = record.update, record.scores
     metrics = update.metrics if update else {}
     trained = bool(update and update.num_steps)
-    rejected = ", ".join(f"{reason} {num}" for reason, num in sorted(record.num_rejected.items())) or "-"
+    rejected = ", ".join(f"{reason} {num}" for reason, num in sorted(record.all_rejected.items())) or "-"
     return [
         str(record.round_id),
         f"v{record.policy_in.version}>v{update.policy_out.version}" if update else f"v{record.policy_in.version}",

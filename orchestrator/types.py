@@ -79,6 +79,14 @@ class RoundRecord:
         return sum(shard.num_pairs for shard in self.shards or ())
 
     @property
+    def all_rejected(self) -> dict[str, int]:
+        """Prompts without a pair and pairs that could not be trained, by reason."""
+        mark = "num_rejected_"
+        measured = self.update.metrics if self.update else {}
+        pairs = {name.removeprefix(mark): int(num) for name, num in measured.items() if name.startswith(mark)}
+        return {**self.num_rejected, **pairs}
+
+    @property
     def stage(self) -> str:
         """The stage that this round is in."""
         stages = {"generate": self.shards, "learn": self.update, "evaluate": self.scores}

@@ -9,6 +9,7 @@ import yaml
 from orchestrator.status import open_journal
 from tests.support.accounts import check_accounts
 from tests.support.processes import Command, rondo
+from tests.support.tiny_policy import make_tiny_policy
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(2700)]
 
@@ -67,3 +68,33 @@ def test_ten_kills_lose_nothing(quickstart, tmp_path):
     assert code == 0, err
     assert finished.items() <= digest_of_finished_rounds(root).items(), "a committed round has changed"
     check_accounts(root)
+
+
+def test_stopped_on_purpose_is_exit_code_3_and_resumable(tmp_path):
+    tree = {
+        "num_rounds": 2,
+        "policy": {"path": str(make_tiny_policy(tmp_path / "policy")), "dtype": "float32"},
+        "prompts": {"path": "tests.support.tiny_judge:prompts", "num_per_round": 8},
+        "rollout": {"engine": "transformers", "num_completions": 2, "max_new_tokens": 64},
+        "judge": {"target": "tests.support.tiny_judge:score"},
+    }
+    config = tmp_path / "stopped.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    arguments = ("run", str(config), "--run-dir", str(tmp_path / "run"))
+    command = Command(*arguments)
+    while not durable(tmp_path / "run"):
+        assert command.process.poll() is None, command.finish(timeout_s=10)
+        time.sleep(0.05)
+    command.process.terminate()
+    code, _, err = command.finish(timeout_s=60)
+    assert code == 3, err
+    assert "stopped by SIGTERM; the same command resumes" in err
+    assert command.leftovers() == []
+    code, out, err = rondo("status", str(tmp_path / "run"), "--json")
+    assert '"state": "stopped"' in out
+    code, _, err = rondo(*arguments)
+    assert code == 0, err
+    check_accounts(tmp_path / "run")
+    started = time.monotonic()
+    assert rondo(*arguments)[0] == 0
+    assert time.monotonic() - started < 60, "a finished run was started again"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.journal import Journal
+from orchestrator.loop import chunk_prompts
 from orchestrator.observer import warnings_of
 from orchestrator.probe import ProbeError, check_probe
 from orchestrator.status import status
@@ -98,6 +99,12 @@ def test_lag_samples_from_an_earlier_policy(policy, tmp_path):
     sampled = [record.policy_sampled.version for record in journal.records()]
     assert sampled == [0, 0, 1]
     assert [one["lag"] for one in status(journal.run.root)["rounds"]] == [0, 1, 1]
+
+
+def test_a_prompt_taken_away_from_an_open_round_is_named(finished):
+    record = finished.record(0)
+    with pytest.raises(UsageError, match="round 0 drew 8 prompts"):
+        chunk_prompts(finished, record, ())
 
 
 def test_a_base_that_was_changed_meanwhile_is_refused(tmp_path):

@@ -30,6 +30,8 @@ def check_accounts(root: Path) -> Journal:
         assert record.update is not None
         steps = config.learner.num_epochs * math.ceil(record.update.num_pairs / config.learner.batch_pairs)
         assert record.update.num_steps == steps
-        assert record.update.num_pairs == record.num_pairs
+        assert record.update.num_pairs == record.num_pairs - sum(record.all_rejected.values()) + sum(
+            record.num_rejected.values()
+        )
     assert len(set(pair_ids)) == len(pair_ids)
     return journal
