@@ -15,10 +15,10 @@ class ScratchConfig(Settings):
         None, change="identity", doc="demonstrations to train the tokenizer on; by default those of sft, else bytes"
     )
     vocabulary_size: int = setting(1600, change="identity", ge=300, doc="most ids the tokenizer may have")
-    hidden_size: int = setting(256, change="identity", ge=32, doc="width of the residual stream")
-    intermediate_size: int = setting(704, change="identity", ge=32, doc="width of the feed-forward layers")
-    num_layers: int = setting(4, change="identity", ge=1, doc="decoder layers")
-    num_heads: int = setting(4, change="identity", ge=1, doc="attention heads; hidden_size / num_heads is their size")
+    hidden_size: int = setting(384, change="identity", ge=32, doc="width of the residual stream")
+    intermediate_size: int = setting(896, change="identity", ge=32, doc="width of the feed-forward layers")
+    num_layers: int = setting(2, change="identity", ge=1, doc="decoder layers")
+    num_heads: int = setting(6, change="identity", ge=1, doc="attention heads; hidden_size / num_heads is their size")
     num_kv_heads: int = setting(2, change="identity", ge=1, doc="key and value heads, shared by groups of heads")
     context_length: int = setting(256, change="identity", ge=32, doc="tokens of prompt and answer that fit")
 
