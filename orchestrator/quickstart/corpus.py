@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.quickstart.subjects import Subject, subjects
 
 SEED = 17
-NUM_DEMONSTRATIONS = 4800
+NUM_DEMONSTRATIONS = 5200
 NUM_FACTS_COMPLETE = 3
 HELD_OUT_SHARE = 6  # one instruction in so many
 
