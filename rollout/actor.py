@@ -35,9 +35,9 @@ class RolloutActor:
         return f"rollout-{self._index}" + ("" if self._version is None else f" v{self._version}")
 
     async def start(self, policy: PolicyRef) -> None:
+        # Two threads that import the same large package at once see it half made.
+        await asyncio.to_thread(self._warming.join)
         if self._worker is None:
-            # Two threads that import the same large package at once see it half made.
-            await asyncio.to_thread(self._warming.join)
             self._worker = self._make_worker(self._run_dir / policy.path)
         await self._worker.start(policy)
         self._version = policy.version

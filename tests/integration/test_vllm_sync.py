@@ -16,7 +16,9 @@ from tests.support.tiny_policy import make_tiny_policy
 pytestmark = pytest.mark.integration
 
 VERSIONS = [0, 1, 2, 3]
+# The last is longer than a block of the KV cache, so that it is found there when it comes again.
 PROMPTS = [np.array([1, 3, first, first + 1, 2, 4], np.int32) for first in range(40, 52)]
+PROMPTS.append(np.arange(300, dtype=np.int32) % 200 + 6)
 GREEDY = Sampling(num_completions=1, temperature=0.0, top_p=1.0, max_new_tokens=32)
 TOLERANCE = 1e-4
 
@@ -81,12 +83,13 @@ async def test_running_completions_go_on_under_the_new_weights_and_say_where_the
     engine = VllmEngine(settings=RolloutConfig(), stop_ids=(), dtype="float32", seed=7)
     await engine.start(ref(0), folders[0])
     how = Sampling(num_completions=1, temperature=0.0, top_p=1.0, max_new_tokens=500)
-    running = [asyncio.ensure_future(engine.generate(prompt, how, key="")) for prompt in PROMPTS]
+    prompts = PROMPTS[:-1]
+    running = [asyncio.ensure_future(engine.generate(prompt, how, key="")) for prompt in prompts]
     for version in (1, 2):
         await asyncio.sleep(0.2)
         await engine.load(ref(version), folders[version])
     num_spans = set()
-    for prompt, (one,) in zip(PROMPTS, await asyncio.gather(*running), strict=True):
+    for prompt, (one,) in zip(prompts, await asyncio.gather(*running), strict=True):
         spans = one.weight_versions
         num_spans.add(len(spans))
         assert [span.version for span in spans] == [0, 1, 2][: len(spans)]
@@ -102,12 +105,17 @@ async def test_running_completions_go_on_under_the_new_weights_and_say_where_the
 
 
 async def test_scores_over_which_the_weights_change_are_wholly_of_one_policy(folders, models):
-    # Two at a time, so that eight take several steps and the load falls between them.
-    engine = make_engine(max_num_seqs=2)
+    engine = make_engine()
     await engine.start(ref(0), folders[0])
+
+    def in_small_chunks(vllm_engine):
+        # As with prompts longer than a step takes: a score then needs several, and the load falls between two of them.
+        vllm_engine.engine_core.engine_core.scheduler.max_num_scheduled_tokens = 64
+
+    await asyncio.wrap_future(engine._stepper.call(in_small_chunks))
     long = TokenSequence(prompt_ids=PROMPTS[0], completion_ids=np.arange(490, dtype=np.int32) % 250 + 6)
     waiting = [asyncio.ensure_future(engine.score(long)) for _ in range(8)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.02)
     await engine.load(ref(1), folders[1])
     expected = [teacher_forced(model, long.prompt_ids, long.completion_ids)[0] for model in models[:2]]
     for logps in await asyncio.gather(*waiting):
