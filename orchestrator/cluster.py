@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from judge.actor import JudgeActor
 from judge.types import PairShard, Verdict
@@ -39,11 +40,11 @@ def start_ray(config: ClusterConfig) -> None:
     if ray.is_initialized():
         return
     # Our own progress and errors are what a person should see; workers' logs are in Ray's log folder.
-    quiet: dict[str, Any] = {"log_to_driver": bool(os.environ.get("RONDO_LOG_TO_DRIVER")), "logging_level": "ERROR"}
+    common: dict[str, Any] = {"log_to_driver": bool(os.environ.get("RONDO_LOG_TO_DRIVER")), "logging_level": "ERROR"}
     logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", **quiet)
+        ray.init(address="auto", **common)
         return
     ray.init(
         address="local",  # never one that happens to run, or ran, on this machine
@@ -51,7 +52,7 @@ def start_ray(config: ClusterConfig) -> None:
         object_store_memory=config.object_store_mib * 1024 * 1024,
         include_dashboard=config.dashboard,
         configure_logging=True,
-        **quiet,
+        **common,
     )
 
 
@@ -239,8 +240,16 @@ class RayRollout:
         self._observer.warn(f"{error}; chunk {chunk_id} is tried again")
         waiting.appendleft(work.chunk)
         # A restarted process has no engine yet, and a broken engine no usable weights: both load before taking work.
-        ref = self._engines[work.engine].start.remote(policy)
-        self._calls.get(ref, what=f"restart of engine {work.engine}", timeout_s=self._settings.start_timeout_s)
+        # Ray may still be bringing the process back, which refuses calls meanwhile.
+        for attempt in Retrying(
+            reraise=True,
+            stop=stop_after_attempt(6),
+            wait=wait_exponential(max=10),
+            retry=retry_if_exception_type(InfraError),
+        ):
+            with attempt:
+                ref = self._engines[work.engine].start.remote(policy)
+                self._calls.get(ref, what=f"restart of engine {work.engine}", timeout_s=self._settings.start_timeout_s)
         self._loaded[work.engine] = policy
 
     def _check_deadline(self, in_flight: dict[Any, _InFlight]) -> None:

@@ -68,7 +68,7 @@ def check_encoder(config: RunConfig, folder: Path, prompts: tuple[Prompt, ...]) 
 
 def make_encoder(config: RunConfig, folder: Path, *, frozen_date: str | None = None) -> PromptEncoder:
     """The encoder of this run's policy; a prompt must leave room for an answer."""
-    room = config.rollout.max_model_len or _context(folder)
+    room = min((n for n in (config.rollout.max_model_len, _context(folder)) if n is not None), default=None)
     return PromptEncoder(
         path=folder,
         chat_template=config.policy.chat_template,
