@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from rollout.types import Sampling, Settings, setting
 
 
@@ -28,7 +30,9 @@ class RolloutConfig(Settings):
     )
     num_engines: int = setting(1, change="operational", doc="engines that generate side by side", ge=1)
     num_completions: int = setting(4, change="per_round", doc="completions of one prompt", ge=1)
-    temperature: float = setting(1.0, change="per_round", doc="sampling temperature; 0 is greedy", ge=0)
+    temperature: float = setting(
+        1.0, change="per_round", doc="sampling temperature, 0.01 to 2; 0 is greedy", ge=0, le=2
+    )
     top_p: float = setting(1.0, change="per_round", doc="nucleus of the sampling distribution", gt=0, le=1)
     max_new_tokens: int = setting(1024, change="per_round", doc="tokens after which a completion is cut", ge=1)
     max_model_len: int | None = setting(
@@ -57,6 +61,14 @@ class RolloutConfig(Settings):
     start_timeout_s: float = setting(900, change="operational", doc="seconds until an engine must be ready", gt=0)
     generate_timeout_s: float = setting(3600, change="operational", doc="seconds until a shard must be done", gt=0)
     max_attempts: int = setting(3, change="operational", doc="engines on which a shard is tried", ge=1)
+
+    @field_validator("temperature")
+    @classmethod
+    def _not_nearly_greedy(cls, temperature: float) -> float:
+        # vLLM would raise such a value to 0.01 without a word, and the recorded one would be wrong.
+        if 0 < temperature < 0.01:
+            raise ValueError("expected 0, which is greedy, or at least 0.01")
+        return temperature
 
     @property
     def sampling(self) -> Sampling:

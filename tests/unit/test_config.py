@@ -38,6 +38,11 @@ def test_a_wrong_value_says_what_it_got():
     assert "got -1" in refusal({**MINIMAL, "learner": {"beta": -1}})
 
 
+@pytest.mark.parametrize("temperature", [-1, 0.001, 2.5])
+def test_a_temperature_that_the_engine_would_change_is_refused(temperature):
+    assert f"got {temperature}" in refusal({**MINIMAL, "rollout": {"temperature": temperature}})
+
+
 def test_a_missing_section_is_named():
     assert "judge is missing" in refusal({"policy": {"path": "x"}, "prompts": {"path": "p"}})
 
