@@ -5,7 +5,7 @@ from pathlib import Path
 import ray
 
 from judge.config import JudgeConfig
-from judge.types import PairShard, Verdict
+from judge.types import Answer, JudgeReport, PairShard, Verdict
 from judge.worker import JudgeWorker
 from rollout.types import GroupShard
 
@@ -14,21 +14,30 @@ from rollout.types import GroupShard
 class JudgeActor:
     """Judges group shards; several at a time, as far as the judge itself is async."""
 
-    def __init__(self, *, settings: JudgeConfig, run_dir: str, run_id: str) -> None:
+    def __init__(
+        self, *, settings: JudgeConfig, run_dir: str, run_id: str, name: str, actor: int, num_actors: int
+    ) -> None:
         self._settings = settings
-        self._worker = JudgeWorker(settings=settings, run_dir=Path(run_dir), run_id=run_id)
+        self._name = f"{name}-{actor}"
+        self._worker = JudgeWorker(
+            settings=settings, run_dir=Path(run_dir), run_id=run_id, name=name, actor=actor, num_actors=num_actors
+        )
 
     def __repr__(self) -> str:
-        return f"judge {self._settings.kind}:{self._settings.target.partition(':')[2]}"
+        return f"{self._name} {self._worker.judge_id.rpartition('@')[0] or self._worker.judge_id}"
+
+    async def start(self) -> str:
+        """See JudgeWorker.start; an answer also says that the actor is up."""
+        return await self._worker.start()
 
     async def configure(self, settings: JudgeConfig) -> None:
-        """Judge what comes next by these settings."""
-        self._worker.configure(settings)
+        """See JudgeWorker.configure."""
+        await self._worker.configure(settings)
         self._settings = settings
 
-    async def judge_id(self) -> str:
-        """Names the judge, its source text and its settings; an answer also says that the actor is up."""
-        return self._worker.judge_id
+    async def report(self) -> JudgeReport:
+        """See JudgeWorker.report."""
+        return self._worker.report()
 
     async def build(self, shard: GroupShard, *, verdict_dir: str, pair_dir: str) -> PairShard:
         """See JudgeWorker.build."""
@@ -37,3 +46,7 @@ class JudgeActor:
     async def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
         """See JudgeWorker.compare."""
         return await self._worker.compare(candidate, baseline, out_dir=out_dir)
+
+    async def answer(self, shard: GroupShard, *, out_dir: str) -> list[Answer]:
+        """See JudgeWorker.answer."""
+        return await self._worker.answer(shard, out_dir=out_dir)

@@ -1,55 +1,63 @@
-"""What a judge is to the rest of the package, and how the configured one is made."""
+"""How the configured judge is made. Each kind is imported only when it is asked for."""
 
-import inspect
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
 
-from judge.checked import CheckedJudge, CheckedScorer
-from judge.config import JudgeConfig
-from judge.function import FunctionComparer, FunctionScorer
-from judge.target import bind_settings, check_target, import_target, judge_id
-from judge.types import Score, Source, Verdict
-from rollout.errors import UsageError
-from rollout.types import CompletionGroup
+from judge.backend_config import Backend, FunctionBackend, PluginBackend
+from judge.config import CascadeBackend, EnsembleBackend, Judging
+from judge.llm.config import LlmBackend
+from judge.protocol import Context, Judge
+from judge.reward.config import PreferenceModelBackend, RewardModelBackend
+from judge.verifier.config import VerifierBackend
 
 
-class Judge(Protocol):
-    """Compares completions of one prompt. Never raises for what the judge did wrong: that is an abstention."""
+def build(config: Backend, context: Context) -> Judge:
+    """The configured judge, with its fallback where it has one; not started yet.
 
-    judge_id: str
-    source: Source
+    Raises UsageError if it cannot work as configured.
+    """
+    judge = _build(config, context)
+    if isinstance(config, Judging) and config.fallback is not None:
+        from judge.combined.fallback import with_fallback
 
-    async def judge(self, group: CompletionGroup, wanted: Sequence[tuple[int, int]]) -> list[Verdict]:
-        """One verdict for each wanted pair of completion indices (a, b), in this order."""
-        ...
-
-
-@runtime_checkable
-class Scorer(Judge, Protocol):
-    """A judge that scores each completion for itself."""
-
-    async def score(self, group: CompletionGroup) -> list[Score]:
-        """One score a completion, in the order of the group; value None is an abstention."""
-        ...
+        judge = with_fallback(judge, _build(config.fallback, replace(context, name=f"{context.name}/fallback")))
+    return judge
 
 
-def build(config: JudgeConfig) -> Judge:
-    """The configured judge; constructs the user's class, once. Raises UsageError if it cannot work."""
-    check_target(config)
-    target = import_target(config)
-    name = judge_id(config)
-    pointwise = config.style == "pointwise"
-    if not inspect.isclass(target):
-        function = FunctionScorer if pointwise else FunctionComparer
-        return function(target, judge_id=name, settings=config.settings, timeout_s=config.timeout_s)
-    try:
-        instance = bind_settings(config, target)()
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"judge.target {config.target!r} failed in its constructor: {type(error).__name__}: {error}; "
-            "mend the class or judge.settings"
-        ) from error
-    checked = CheckedScorer if pointwise else CheckedJudge
-    return checked(instance, judge_id=name, timeout_s=config.timeout_s)
+def _build(config: Backend, context: Context) -> Judge:
+    judge: Judge
+    match config:
+        case FunctionBackend() | PluginBackend():
+            from judge.function import build_function
+
+            judge = build_function(config)
+        case LlmBackend():
+            from judge.llm.judge import build_llm
+
+            judge = build_llm(config, context)
+        case RewardModelBackend():
+            from judge.reward.judge import build_reward_model
+
+            judge = build_reward_model(config)
+        case PreferenceModelBackend():
+            from judge.reward.preference import build_preference_model
+
+            judge = build_preference_model(config)
+        case VerifierBackend():
+            from judge.verifier.judge import build_verifier
+
+            judge = build_verifier(config)
+        case EnsembleBackend():
+            from judge.combined.ensemble import build_ensemble
+
+            judge = build_ensemble(config, _members(config.judges, context))
+        case CascadeBackend():
+            from judge.combined.cascade import build_cascade
+
+            judge = build_cascade(config, _members(config.judges, context))
+        case _:
+            raise AssertionError(f"no judge is made of {type(config).__name__}")
+    return judge
+
+
+def _members(configs: tuple[Backend, ...], context: Context) -> list[Judge]:
+    return [_build(each, replace(context, name=f"{context.name}/{place}")) for place, each in enumerate(configs)]

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from judge.calls import Caller
+from judge.per_group import GroupJudge, GroupScorer
 from judge.types import Outcome, Score, Source, Verdict
-from judge.values import as_probability, read_number, split, verdicts_of_scores
+from judge.values import as_probability, read_number, split
 from rollout.errors import DataError
 from rollout.types import CompletionGroup
 
@@ -21,10 +22,10 @@ class _Checked:
         self._caller = Caller(timeout_s=timeout_s)
 
 
-class CheckedScorer(_Checked):
+class CheckedScorer(_Checked, GroupScorer):
     """A class with `score(group) -> list[Score]`, plain or async."""
 
-    async def score(self, group: CompletionGroup) -> list[Score]:
+    async def score_group(self, group: CompletionGroup) -> list[Score]:
         """One score a completion, in the order of the group."""
         if not group.completions:
             return []
@@ -45,15 +46,11 @@ class CheckedScorer(_Checked):
             return [_without(blank, failure) for blank in blanks]
         return [_checked_score(score, blank) for score, blank in zip(scores, blanks, strict=True)]
 
-    async def judge(self, group: CompletionGroup, wanted: Sequence[tuple[int, int]]) -> list[Verdict]:
-        """One verdict for each wanted (a, b), in this order: the higher score wins."""
-        return verdicts_of_scores(await self.score(group), wanted)
 
-
-class CheckedJudge(_Checked):
+class CheckedJudge(_Checked, GroupJudge):
     """A class with `judge(group, wanted) -> list[Verdict]`, plain or async."""
 
-    async def judge(self, group: CompletionGroup, wanted: Sequence[tuple[int, int]]) -> list[Verdict]:
+    async def judge_group(self, group: CompletionGroup, wanted: Sequence[tuple[int, int]]) -> list[Verdict]:
         """One verdict for each wanted (a, b), in this order."""
         if not wanted:
             return []

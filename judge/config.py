@@ -1,10 +1,75 @@
-"""The `judge:` section of the configuration."""
+"""The `judge:` section of the configuration: one judge by its kind, what it compares, and how answers become pairs."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Discriminator, Tag, model_validator
 
+from judge.backend_config import KINDS, Backend, FunctionBackend, PluginBackend
+from judge.llm.config import LlmBackend
+from judge.reward.config import PreferenceModelBackend, RewardModelBackend
+from judge.verifier.config import VerifierBackend
 from rollout.types import Settings, setting
+
+
+def _kind(section: Any) -> str:
+    """Which of the union's types a section is; installed packages bring kinds of their own."""
+    kind = section.get("kind", "function") if isinstance(section, dict) else getattr(section, "kind", "function")
+    return kind if kind in KINDS else "plugin"
+
+
+class EnsembleBackend(Backend):
+    """Several judges asked alike, and their answers put together."""
+
+    kind: Literal["ensemble"] = setting("ensemble", change="per_round", doc="several judges, put together")
+    judges: "tuple[AnyBackend, ...]" = setting(
+        change="per_round", min_length=2, doc="the judges; each has its own budget"
+    )
+    combine: Literal["mean", "worst_case", "mean_minus_std", "majority"] = setting(
+        "worst_case", change="per_round", doc="mean, worst_case, mean_minus_std, or majority of the verdicts"
+    )
+    std_weight: float = setting(
+        1.0, change="per_round", ge=0.0, allow_inf_nan=False, doc="lambda of mean - lambda * std"
+    )
+    min_judges: int = setting(1, change="per_round", ge=1, doc="with fewer answers than this the ensemble abstains")
+
+
+class CascadeBackend(Backend):
+    """A cheap judge first; the next one only where it is unsure or abstains."""
+
+    kind: Literal["cascade"] = setting("cascade", change="per_round", doc="cheap judge first, the next where unsure")
+    judges: "tuple[AnyBackend, ...]" = setting(
+        change="per_round", min_length=2, doc="in the order in which they are asked"
+    )
+    unsure_below: float = setting(
+        0.8, change="per_round", ge=0.5, le=1.0, doc="ask the next judge where max(p, 1 - p) is lower than this"
+    )
+    score_scale: float = setting(
+        1.0,
+        change="per_round",
+        gt=0.0,
+        allow_inf_nan=False,
+        doc="units of a scorer's difference in p = sigmoid(diff / scale)",
+    )
+    max_share: float = setting(
+        1.0,
+        change="per_round",
+        gt=0.0,
+        le=1.0,
+        doc="share of a chunk's comparisons that may go on, the least sure first",
+    )
+
+
+AnyBackend = Annotated[
+    Annotated[FunctionBackend, Tag("function")]
+    | Annotated[LlmBackend, Tag("llm")]
+    | Annotated[RewardModelBackend, Tag("reward_model")]
+    | Annotated[PreferenceModelBackend, Tag("preference_model")]
+    | Annotated[VerifierBackend, Tag("verifier")]
+    | Annotated[EnsembleBackend, Tag("ensemble")]
+    | Annotated[CascadeBackend, Tag("cascade")]
+    | Annotated[PluginBackend, Tag("plugin")],
+    Discriminator(_kind),
+]
 
 
 class PairingConfig(Settings):
@@ -24,15 +89,9 @@ class PairingConfig(Settings):
     )
 
 
-class JudgeConfig(Settings):
-    """Who judges, what is compared, and how answers become pairs."""
+class Judging(Settings):
+    """What the judge of the training loop has beside its backend."""
 
-    kind: Literal["function"] = setting("function", change="per_round", doc="function calls Python code of yours")
-    target: str = setting(change="per_round", doc="module:name of a callable or of a class with `score` or `judge`")
-    style: Literal["pointwise", "pairwise"] = setting(
-        "pointwise", change="per_round", doc="pointwise scores each answer, pairwise compares two answers"
-    )
-    settings: dict[str, Any] = setting({}, change="per_round", doc="keyword arguments handed to the target")
     comparisons: Literal["all", "anchor", "random_k"] = setting(
         "all",
         change="per_round",
@@ -41,22 +100,13 @@ class JudgeConfig(Settings):
     num_comparisons: int | None = setting(
         None, change="per_round", ge=1, doc="comparisons of one prompt, for comparisons: random_k"
     )
-    timeout_s: float = setting(
-        600.0,
-        change="operational",
-        gt=0.0,
-        allow_inf_nan=False,
-        doc="seconds the target may take on one prompt's answers",
-    )
     pairing: PairingConfig = setting(PairingConfig(), change="per_round", doc="how answers become pairs")
-
-    @field_validator("target")
-    @classmethod
-    def _names_a_module_and_an_attribute(cls, target: str) -> str:
-        module, _, name = target.partition(":")
-        if not (name and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])):
-            raise ValueError(f"got {target!r}, expected module:name, for instance my_rewards:score")
-        return target
+    fallback: AnyBackend | None = setting(
+        None, change="per_round", doc="judges a prompt where this judge's budget is spent or its endpoint fails"
+    )
+    num_actors: int = setting(1, change="operational", ge=1, doc="Ray actors that judge")
+    cpus_per_actor: float = setting(0.0, change="operational", ge=0.0, doc="logical CPUs of each")
+    gpus_per_actor: float = setting(0.0, change="operational", ge=0.0, doc="GPUs, or shares of one, of each")
 
     @model_validator(mode="after")
     def _random_k_has_its_k(self) -> Self:
@@ -66,3 +116,48 @@ class JudgeConfig(Settings):
                 "set num_comparisons together with comparisons: random_k, and only there"
             )
         return self
+
+
+class FunctionJudge(FunctionBackend, Judging):
+    """The loop's judge: code of the user."""
+
+
+class LlmJudge(LlmBackend, Judging):
+    """The loop's judge: a language model."""
+
+
+class RewardModelJudge(RewardModelBackend, Judging):
+    """The loop's judge: a reward model."""
+
+
+class PreferenceModelJudge(PreferenceModelBackend, Judging):
+    """The loop's judge: a preference model."""
+
+
+class VerifierJudge(VerifierBackend, Judging):
+    """The loop's judge: a verifier."""
+
+
+class EnsembleJudge(EnsembleBackend, Judging):
+    """The loop's judge: an ensemble."""
+
+
+class CascadeJudge(CascadeBackend, Judging):
+    """The loop's judge: a cascade."""
+
+
+class PluginJudge(PluginBackend, Judging):
+    """The loop's judge: one of an installed package."""
+
+
+JudgeConfig = Annotated[
+    Annotated[FunctionJudge, Tag("function")]
+    | Annotated[LlmJudge, Tag("llm")]
+    | Annotated[RewardModelJudge, Tag("reward_model")]
+    | Annotated[PreferenceModelJudge, Tag("preference_model")]
+    | Annotated[VerifierJudge, Tag("verifier")]
+    | Annotated[EnsembleJudge, Tag("ensemble")]
+    | Annotated[CascadeJudge, Tag("cascade")]
+    | Annotated[PluginJudge, Tag("plugin")],
+    Discriminator(_kind),
+]

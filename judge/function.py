@@ -7,17 +7,20 @@ and returns the probability that a is better: 0.5 is a tie. None abstains. Whate
 abstention too, counted by reason: never a label, never a zero.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from judge.calls import Caller
-from judge.target import check_target, keywords
+from judge.checked import CheckedJudge, CheckedScorer
+from judge.per_group import GroupJudge, GroupScorer
+from judge.target import CodeBackend, bind_settings, check_target, import_target, judge_id, keywords
 from judge.types import Score, Source, Verdict
-from judge.values import as_probability, outcome_of, read_values, split, verdicts_of_scores
+from judge.values import as_probability, outcome_of, read_values, split
 from rollout.errors import DataError, UsageError
 from rollout.types import Completion, CompletionGroup, Message
 
-__all__ = ["FunctionComparer", "FunctionScorer", "check_target"]
+__all__ = ["FunctionComparer", "FunctionScorer", "build_function", "check_target"]
 
 
 class _Function:
@@ -55,10 +58,10 @@ class _Function:
             return [failure] * num_rows
 
 
-class FunctionScorer(_Function):
+class FunctionScorer(_Function, GroupScorer):
     """Scores each completion of a group by the user's function; any finite number is a score, higher is better."""
 
-    async def score(self, group: CompletionGroup) -> list[Score]:
+    async def score_group(self, group: CompletionGroup) -> list[Score]:
         """One score a completion, in the order of the group."""
         if not group.completions:
             return []
@@ -78,15 +81,11 @@ class FunctionScorer(_Function):
             scores.append(score)
         return scores
 
-    async def judge(self, group: CompletionGroup, wanted: Sequence[tuple[int, int]]) -> list[Verdict]:
-        """One verdict for each wanted (a, b), in this order: the higher score wins."""
-        return verdicts_of_scores(await self.score(group), wanted)
 
-
-class FunctionComparer(_Function):
+class FunctionComparer(_Function, GroupJudge):
     """Compares two completions at a time by the user's function, which returns the probability that a is better."""
 
-    async def judge(self, group: CompletionGroup, wanted: Sequence[tuple[int, int]]) -> list[Verdict]:
+    async def judge_group(self, group: CompletionGroup, wanted: Sequence[tuple[int, int]]) -> list[Verdict]:
         """One verdict for each wanted (a, b), in this order."""
         if not wanted:
             return []
@@ -116,3 +115,25 @@ class FunctionComparer(_Function):
 
 def _messages(completions: Sequence[Completion]) -> list[list[Message]]:
     return [[{"role": "assistant", "content": completion.text}] for completion in completions]
+
+
+def build_function(config: CodeBackend) -> GroupJudge | GroupScorer:
+    """The user's function or class as a judge; constructs the class, once. Raises UsageError if it cannot work."""
+    check_target(config)
+    target = import_target(config)
+    name = judge_id(config)
+    pointwise = config.style == "pointwise"
+    if not inspect.isclass(target):
+        function = FunctionScorer if pointwise else FunctionComparer
+        return function(target, judge_id=name, settings=config.settings, timeout_s=config.timeout_s)
+    try:
+        instance = bind_settings(config, target)()
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{name.rpartition('@')[0]} failed in its constructor: {type(error).__name__}: {error}; "
+            "mend the class or judge.settings"
+        ) from error
+    checked = CheckedScorer if pointwise else CheckedJudge
+    return checked(instance, judge_id=name, timeout_s=config.timeout_s)

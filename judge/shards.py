@@ -37,6 +37,7 @@ VERDICT_SCHEMA = pa.schema(
         ("p_a", pa.float64()),
         ("judge_id", pa.string()),
         ("source", pa.string()),
+        ("consistent", pa.bool_()),
         ("reason", pa.string()),
         ("evidence", pa.binary()),
     ]
@@ -92,12 +93,16 @@ def read_verdicts(run_dir: Path, shard: VerdictShard) -> list[Answer]:
     table = read_shard(run_dir / shard.path, shard.sha256, VERDICT_SCHEMA)
     columns = [table[name].to_pylist() for name in VERDICT_SCHEMA.names]
     answers: list[Answer] = []
-    for prompt_id, a, b, value, outcome, p_a, judge_id, source, reason, evidence in zip(*columns, strict=True):
+    for prompt_id, a, b, value, outcome, p_a, judge_id, source, consistent, reason, evidence in zip(
+        *columns, strict=True
+    ):
         about = {"judge_id": judge_id, "source": source, "reason": reason, "evidence": evidence}
         if b is None:
             answers.append(Score(prompt_id=prompt_id, index=a, value=value, **about))
         else:
-            answers.append(Verdict(prompt_id=prompt_id, a=a, b=b, outcome=outcome, p_a=p_a, **about))
+            answers.append(
+                Verdict(prompt_id=prompt_id, a=a, b=b, outcome=outcome, p_a=p_a, consistent=consistent, **about)
+            )
     return answers
 
 

@@ -31,8 +31,8 @@ class Score:
 class Verdict:
     """A judge's answer on completions a against b of one prompt (indices).
 
-    p_a in [0, 1] or None where the judge gave no probability; evidence is raw and stored as bytes;
-    reason is what an abstention is counted under.
+    p_a in [0, 1] or None where the judge gave no probability; consistent says whether both orders agreed, None where
+    they were not both asked; evidence is raw and stored as bytes; reason is what an abstention is counted under.
     """
 
     prompt_id: str
@@ -42,6 +42,7 @@ class Verdict:
     p_a: float | None
     judge_id: str
     source: Source
+    consistent: bool | None = None
     reason: str = ""
     evidence: bytes = b""
 
@@ -118,3 +119,14 @@ class PairShard:
     signature: TokenSignature
     rejected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     num_abstained: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeReport:
+    """What a judge has done since it was last asked: counts (requests, tokens, money, cache_hits, ...) and notices.
+
+    A notice is a line that a person should read, such as that a budget is spent.
+    """
+
+    counts: Mapping[str, float] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()

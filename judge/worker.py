@@ -8,12 +8,13 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from judge.backend import Scorer, build
-from judge.config import JudgeConfig
+from judge.backend import build
+from judge.config import JudgeConfig, PairingConfig
 from judge.pairing import comparisons, reasons_of
 from judge.pairs import pair_or_reason
+from judge.protocol import Context, Judge, Question, Scorer
 from judge.shards import read_verdicts, write_pairs, write_verdicts
-from judge.types import Answer, PairShard, PreferencePair, Verdict, VerdictShard
+from judge.types import Answer, JudgeReport, PairShard, PreferencePair, Verdict, VerdictShard
 from rollout.errors import IntegrityError
 from rollout.shards import read_groups, read_json
 from rollout.types import CompletionGroup, GroupShard
@@ -24,21 +25,59 @@ _LOG = logging.getLogger(__name__)
 class JudgeWorker:
     """Turns group shards into verdict and pair shards under run_dir; whatever is finished there is not redone."""
 
-    def __init__(self, *, settings: JudgeConfig, run_dir: Path, run_id: str) -> None:
+    def __init__(
+        self,
+        *,
+        settings: JudgeConfig,
+        run_dir: Path,
+        run_id: str,
+        name: str = "judge",
+        actor: int = 0,
+        num_actors: int = 1,
+    ) -> None:
         self._run_dir = run_dir
         self._run_id = run_id
-        self.configure(settings)
-
-    def configure(self, settings: JudgeConfig) -> None:
-        """Judge what comes next by these settings. Raises UsageError if the judge cannot work."""
+        self._context = Context(
+            store_dir=run_dir / "verdict_store", salt=run_id, name=name, actor=actor, num_actors=num_actors
+        )
         self._settings = settings
-        self._judge = build(settings)
-        self._scorer = self._judge if isinstance(self._judge, Scorer) else None
+        self._judge: Judge = build(settings, self._context)
+        self._started = False
+
+    async def start(self) -> str:
+        """Get the judge ready; its id, which names the judge, its source text and its settings.
+
+        Raises UsageError if it cannot work as configured.
+        """
+        if not self._started:
+            await self._judge.start()
+            self._started = True
+        return self._judge.judge_id
+
+    async def configure(self, settings: JudgeConfig) -> None:
+        """Judge what comes next by these settings. Raises UsageError if the judge cannot work."""
+        changed = _without_pairing(settings) != _without_pairing(self._settings)
+        if changed:
+            judge = build(settings, self._context)
+            await self.close()
+            self._judge = judge
+        self._settings = settings
+        await self.start()
+
+    async def close(self) -> None:
+        """Let the judge's connections and processes go."""
+        if self._started:
+            await self._judge.close()
+            self._started = False
 
     @property
     def judge_id(self) -> str:
         """Names the judge, its source text and its settings."""
         return self._judge.judge_id
+
+    def report(self) -> JudgeReport:
+        """What the judge has done since the last report."""
+        return self._judge.report()
 
     async def build(self, shard: GroupShard, *, verdict_dir: str, pair_dir: str) -> PairShard:
         """The pairs of one chunk, written under pair_dir after the answers under verdict_dir.
@@ -52,7 +91,7 @@ class JudgeWorker:
         groups = await asyncio.to_thread(read_groups, self._run_dir, shard)
         found = self._find_answers(verdict_dir, [shard])
         if found is None:
-            found = list(chain.from_iterable(await asyncio.gather(*map(self._answers, groups))))
+            found = await self._answers(groups)
             self._write_answers(verdict_dir, [shard], found)
         by_prompt: dict[str, list[Answer]] = {group.prompt.prompt_id: [] for group in groups}
         for answer in found:
@@ -88,40 +127,48 @@ class JudgeWorker:
                 for shard in (baseline, candidate)
             )
             prompt_ids = list(dict.fromkeys([*ours, *theirs]))
-            verdicts = await asyncio.gather(*(self._against(ours.get(i), theirs.get(i)) for i in prompt_ids))
-            found = list(chain.from_iterable(verdicts))
+            found = list(await self._against([(ours.get(i), theirs.get(i)) for i in prompt_ids]))
             self._write_answers(out_dir, shards, found)
         return [answer for answer in found if isinstance(answer, Verdict)]
 
-    async def _answers(self, group: CompletionGroup) -> Sequence[Answer]:
-        if self._scorer is not None:
-            return await self._scorer.score(group)
-        return await self._judge.judge(group, comparisons(group, self._settings))
+    async def answer(self, shard: GroupShard, *, out_dir: str) -> list[Answer]:
+        """Every answer on a chunk whose completions become no pairs (canaries), written and read back like verdicts."""
+        found = self._find_answers(out_dir, [shard])
+        if found is None:
+            found = await self._answers(read_groups(self._run_dir, shard))
+            self._write_answers(out_dir, [shard], found)
+        return found
 
-    async def _against(self, ours: CompletionGroup | None, theirs: CompletionGroup | None) -> list[Verdict]:
-        left = {completion.index: completion for completion in ours.completions} if ours else {}
-        right = {completion.index: completion for completion in theirs.completions} if theirs else {}
-        group = ours or theirs
-        assert group is not None
-        common = sorted(left.keys() & right.keys())
-        # Both sides in one group with indices of its own, so that any judge can compare across two policies.
-        sides = [*(left[index] for index in common), *(right[index] for index in common)]
-        both = replace(group, completions=tuple(replace(one, index=place) for place, one in enumerate(sides)))
-        wanted = [(place, place + len(common)) for place in range(len(common))]
-        verdicts = [replace(each, a=common[each.a], b=common[each.a]) for each in await self._judge.judge(both, wanted)]
-        return verdicts + [
-            Verdict(
-                prompt_id=group.prompt.prompt_id,
-                a=index,
-                b=index,
-                outcome="abstain",
-                p_a=None,
-                judge_id=self._judge.judge_id,
-                source=self._judge.source,
-                reason="no_counterpart",
-            )
-            for index in sorted(left.keys() ^ right.keys())
-        ]
+    async def _answers(self, groups: Sequence[CompletionGroup]) -> list[Answer]:
+        await self.start()
+        if isinstance(self._judge, Scorer):
+            return list(chain.from_iterable(await self._judge.score(groups)))
+        questions = [Question(group=group, wanted=tuple(comparisons(group, self._settings))) for group in groups]
+        return list(chain.from_iterable(await self._judge.judge(questions)))
+
+    async def _against(
+        self, sides: Sequence[tuple[CompletionGroup | None, CompletionGroup | None]]
+    ) -> Sequence[Verdict]:
+        await self.start()
+        matched = [_matched(ours, theirs) for ours, theirs in sides]
+        verdicts = await self._judge.judge([question for question, _, _ in matched])
+        found: list[Verdict] = []
+        for given, (question, common, alone) in zip(verdicts, matched, strict=True):
+            found += [replace(each, a=common[each.a], b=common[each.a]) for each in given]
+            found += [
+                Verdict(
+                    prompt_id=question.group.prompt.prompt_id,
+                    a=index,
+                    b=index,
+                    outcome="abstain",
+                    p_a=None,
+                    judge_id=self._judge.judge_id,
+                    source=self._judge.source,
+                    reason="no_counterpart",
+                )
+                for index in alone
+            ]
+        return found
 
     def _pair(self, group: CompletionGroup, answers: Sequence[Answer], shard: GroupShard) -> PreferencePair | str:
         return pair_or_reason(
@@ -156,3 +203,25 @@ class JudgeWorker:
             first = next(answer for answer in answers if answer.reason == reason)
             detail = first.evidence[:200].decode(errors="replace")
             _LOG.warning("%s: %s on %d of %d; first: %s", self._judge.judge_id, reason, count, len(answers), detail)
+
+
+def _matched(
+    ours: CompletionGroup | None, theirs: CompletionGroup | None
+) -> tuple[Question, Sequence[int], Sequence[int]]:
+    """Both sides in one group with indices of its own, so that any judge can compare across two policies.
+
+    Returns the question, the index that both sides know each place by, and the indices without a counterpart.
+    """
+    left = {completion.index: completion for completion in ours.completions} if ours else {}
+    right = {completion.index: completion for completion in theirs.completions} if theirs else {}
+    group = ours or theirs
+    assert group is not None
+    common = sorted(left.keys() & right.keys())
+    both = [*(left[index] for index in common), *(right[index] for index in common)]
+    joint = replace(group, completions=tuple(replace(one, index=place) for place, one in enumerate(both)))
+    wanted = tuple((place, place + len(common)) for place in range(len(common)))
+    return Question(group=joint, wanted=wanted), common, sorted(left.keys() ^ right.keys())
+
+
+def _without_pairing(settings: JudgeConfig) -> JudgeConfig:
+    return settings.model_copy(update={"pairing": PairingConfig()})

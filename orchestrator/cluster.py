@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from judge.actor import JudgeActor
-from judge.types import PairShard, Verdict
+from judge.config import JudgeConfig
+from judge.types import Answer, JudgeReport, PairShard, Verdict
 from learner.actor import LearnerActor
 from learner.types import LearnerUpdate, StepMetrics
 from orchestrator.config import ClusterConfig, RunConfig
@@ -113,6 +114,15 @@ class _InFlight:
     chunk: PromptChunk
     engine: int
     submitted: float
+
+
+@dataclass
+class _Judging:
+    ref: Any
+    place: int
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class RayRollout:
@@ -265,36 +275,90 @@ class RayRollout:
 
 
 class RayJudge:
-    """The judge as a Ray actor, fed while generation goes on."""
+    """Judges as Ray actors, fed while generation goes on; a shard whose judge died goes to another one."""
 
-    def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
-        self._run, self._observer = run, observer
+    def __init__(self, run: RunDir, settings: JudgeConfig, observer: Observer, *, name: str = "judge") -> None:
+        self._run, self._observer, self._name = run, observer, name
         self._calls = Calls(observer)
-        self.actor = (
+        self._settings = settings
+        options = {"num_cpus": settings.cpus_per_actor, "num_gpus": settings.gpus_per_actor, "max_restarts": -1}
+        self._actors = [
             _actor(JudgeActor)
-            .options(num_cpus=0, max_restarts=-1)
-            .remote(settings=config.judge, run_dir=str(run.root), run_id=run.run_id)
-        )
+            .options(**options)
+            .remote(
+                settings=settings,
+                run_dir=str(run.root),
+                run_id=run.run_id,
+                name=name,
+                actor=actor,
+                num_actors=settings.num_actors,
+            )
+            for actor in range(settings.num_actors)
+        ]
+
+    def start(self) -> None:
+        """Wait until every judge is ready. Raises UsageError if it cannot work as configured."""
+        for actor, ref in enumerate([each.start.remote() for each in self._actors]):
+            self._calls.get(ref, what=f"start of {self._name}-{actor}", timeout_s=_START_TIMEOUT_S)
+
+    def configure(self, settings: JudgeConfig) -> None:
+        """Judge what comes next by these settings."""
+        if settings == self._settings:
+            return
+        for actor, ref in enumerate([each.configure.remote(settings) for each in self._actors]):
+            self._calls.get(ref, what=f"configuring {self._name}-{actor}", timeout_s=_START_TIMEOUT_S)
+        self._settings = settings
 
     def build(self, groups: Iterable[GroupShard], *, round_id: int) -> tuple[PairShard, ...]:
         folder = self._run.round_dir(round_id)
-        pending: deque[Any] = deque()
+        kwargs = {"verdict_dir": f"{folder}/verdicts", "pair_dir": f"{folder}/pairs"}
+        pending: deque[_Judging] = deque()
         shards: list[PairShard] = []
-        for group in groups:
-            pending.append(self.actor.build.remote(group, verdict_dir=f"{folder}/verdicts", pair_dir=f"{folder}/pairs"))
-            while len(pending) > _JUDGES_IN_FLIGHT:
-                shards.append(self._wait(pending.popleft()))
+        for place, group in enumerate(groups):
+            pending.append(self._submit(place, "build", group, **kwargs))
+            while len(pending) > _JUDGES_IN_FLIGHT * len(self._actors):
+                shards.append(self._result(pending.popleft()))
         with self._observer.stage(round_id, "judge"):
-            shards += [self._wait(ref) for ref in pending]
+            shards += [self._result(work) for work in pending]
+        self._report(round_id)
         return tuple(sorted(shards, key=lambda shard: shard.chunk_id))
 
     def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
-        verdicts: list[Verdict] = self._wait(self.actor.compare.remote(candidate, baseline, out_dir=out_dir))
+        work = self._submit(candidate.chunk_id, "compare", candidate, baseline, out_dir=out_dir)
+        verdicts: list[Verdict] = self._result(work)
         return verdicts
 
-    def _wait(self, ref: Any) -> Any:
-        # The worker's own deadline is a call's; a shard takes as many calls as it has groups.
-        return self._calls.get(ref, what="judging", timeout_s=None)
+    def answer(self, shard: GroupShard, *, out_dir: str) -> list[Answer]:
+        answers: list[Answer] = self._result(self._submit(shard.chunk_id, "answer", shard, out_dir=out_dir))
+        return answers
+
+    def _submit(self, place: int, method: str, *args: Any, **kwargs: Any) -> _Judging:
+        actor = place % len(self._actors)
+        ref = getattr(self._actors[actor], method).remote(*args, **kwargs)
+        return _Judging(ref, place, method, args, kwargs)
+
+    def _result(self, work: _Judging) -> Any:
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            try:
+                # The judge's own deadlines are those of its calls; a shard takes as many calls as it has groups.
+                return self._calls.get(work.ref, what=f"{self._name} on a shard", timeout_s=None)
+            except InfraError as error:
+                if attempt == _MAX_ATTEMPTS:
+                    raise
+                self._observer.warn(f"{error}; the shard is judged again")
+                work = self._submit(work.place + attempt, work.method, *work.args, **work.kwargs)
+        raise AssertionError
+
+    def _report(self, round_id: int) -> None:
+        totals: defaultdict[str, float] = defaultdict(float)
+        for actor, ref in enumerate([each.report.remote() for each in self._actors]):
+            report: JudgeReport = self._calls.get(ref, what=f"report of {self._name}-{actor}", timeout_s=60)
+            for key, count in report.counts.items():
+                totals[key] += count
+            for notice in report.notices:
+                self._observer.warn(f"{self._name}-{actor}: {notice}")
+        if totals:
+            self._observer.record("judged", round_id=round_id, judge=self._name, **totals)
 
 
 class RayLearner:
@@ -388,11 +452,11 @@ def connect(run: RunDir, observer: Observer) -> tuple[Cluster, RayRollout, RayLe
     config = run.config
     rollout = RayRollout(run, config, observer)
     learner = RayLearner(run, config, observer)
-    judge = RayJudge(run, config, observer)
+    judge = RayJudge(run, config.judge, observer)
     calls = Calls(observer)
 
     def configure(changed: RunConfig) -> None:
-        calls.get(judge.actor.configure.remote(changed.judge), what="configuring the judge", timeout_s=600)
+        judge.configure(changed.judge)
         calls.get(learner.actor.configure.remote(changed.learner), what="configuring the learner", timeout_s=600)
 
     return Cluster(rollout=rollout, judge=judge, learner=learner, configure=configure), rollout, learner

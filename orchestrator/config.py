@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -121,10 +121,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _problem(detail: dict[str, Any]) -> str:
-    where = [str(part) for part in detail["loc"]]
+    where, known = _place([str(part) for part in detail["loc"]])
     name = ".".join(where)
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where[-1], _known_keys(where[:-1]), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
         return f"unknown key {name}" + (f", did you mean {'.'.join([*where[:-1], near[0]])}?" if near else "")
     if detail["type"] == "missing":
         return f"{name} is missing"
@@ -133,12 +133,32 @@ def _problem(detail: dict[str, Any]) -> str:
     return f"{name}: {message[0].lower() + message[1:]}{got}"
 
 
-def _known_keys(path: list[str]) -> list[str]:
-    model: Any = RunConfig
-    for part in path:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, Settings)), None)
-        if model is None:
-            return []
-    return list(model.model_fields)
+def _place(loc: list[str]) -> tuple[list[str], list[str]]:
+    """A mistake's dotted place as the user wrote it, and the keys that are known beside it.
+
+    Pydantic puts the kind of a judge between its section and its key; that is no part of the file.
+    """
+    where: list[str] = []
+    models: list[type[Settings]] = [RunConfig]
+    for part in loc:
+        field = next((model.model_fields[part] for model in models if part in model.model_fields), None)
+        of_kind = [model for model in models if _kind_of(model) == part]
+        if field is None and of_kind and where:
+            models = of_kind
+            continue
+        where.append(part)
+        if part != loc[-1] and not part.isdigit():
+            models = [] if field is None else _sections(field.annotation)
+    return where, sorted({name for model in models for name in model.model_fields})
+
+
+def _kind_of(model: type[Settings]) -> str | None:
+    field = model.model_fields.get("kind")
+    return None if field is None else "plugin" if field.is_required() else str(field.default)
+
+
+def _sections(annotation: Any) -> list[type[Settings]]:
+    """Every section that a field's type may hold, through unions, tuples and annotations."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    return [section for each in get_args(annotation) for section in _sections(each)]

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from judge.target import check_target
+from judge.check import check_judge
 from orchestrator.base import find_policy
 from orchestrator.config import RunConfig
 from rollout.encoder import PromptEncoder
@@ -31,7 +31,7 @@ class Inputs:
 def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
     """Load prompts and look at the policy and the judge. Raises UsageError in one line for whatever is wrong."""
     refuse_shadows(directory or Path.cwd())
-    check_target(config.judge)
+    check_judge(config.judge)
     folder = find_policy(config.policy)
     loaded = load_prompts(config.prompts.path, split=config.prompts.split, column=config.prompts.column)
     if config.prompts.num_per_round > len(loaded.prompts):

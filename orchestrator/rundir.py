@@ -64,8 +64,9 @@ class RunDir:
             *parents, leaf = name.split(".")
             section = tree
             for parent in parents:
-                section = section[parent]
-            section[leaf] = value
+                section = section.get(parent) or {}
+            if leaf in section:  # else it belongs to another kind of judge than this round's
+                section[leaf] = value
         return parse_config(tree, origin="config.json")
 
     def settings_hash(self, round_id: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from judge.types import PairShard, Verdict
+from judge.types import Answer, PairShard, Verdict
 from learner.types import LearnerUpdate, StepMetrics
 from orchestrator.config import RunConfig
 from rollout.types import GroupShard, Logps, PolicyRef, PromptChunk, Sampling, TokenSequence
@@ -33,6 +33,9 @@ class Judge(Protocol):
 
     def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
         """Verdicts on the candidate's completions (a) against the baseline's (b), by prompt and index."""
+
+    def answer(self, shard: GroupShard, *, out_dir: str) -> list[Answer]:
+        """The judge's answers on completions that become no pairs, such as canaries."""
 
 
 class Learner(Protocol):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from judge.config import JudgeConfig
+from judge.config import FunctionJudge
 from judge.types import Verdict
 from judge.worker import JudgeWorker
 from orchestrator.winrate import win_rate
@@ -94,7 +94,7 @@ def test_a_reversed_judge_teaches_the_reverse(reversed_run):
 
 async def test_the_reversed_policy_loses_by_the_original_preference(reversed_run, tmp_path):
     last = status_of(reversed_run)["num_rounds"] - 1
-    judge = JudgeWorker(settings=JudgeConfig(target=SCORE), run_dir=reversed_run, run_id="check")
+    judge = JudgeWorker(settings=FunctionJudge(target=SCORE), run_dir=reversed_run, run_id="check")
     ours = find_shards(reversed_run, f"rounds/{last:04d}/evaluation/groups", GroupShard)
     base = find_shards(reversed_run, "rounds/0000/evaluation/base", GroupShard)
     verdicts: list[Verdict] = []

@@ -4,7 +4,7 @@ import datasets
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from judge.config import JudgeConfig
+from judge.config import FunctionJudge
 from judge.worker import JudgeWorker
 from tests.support.tiny_groups import make_group, make_shard
 from tests.support.tiny_policy import make_tiny_policy
@@ -20,7 +20,7 @@ async def test_trl_trains_on_the_columns_of_a_pair_shard_as_they_are(tmp_path):
     from trl import DPOConfig, DPOTrainer
 
     groups = [make_group(["a good answer", "no"], question=f"question {n}?", level=n) for n in range(4)]
-    settings = JudgeConfig(target=f"{__name__}:prefers_longer")
+    settings = FunctionJudge(target=f"{__name__}:prefers_longer")
     worker = JudgeWorker(settings=settings, run_dir=tmp_path, run_id="run")
     shard = await worker.build(make_shard(tmp_path, groups), verdict_dir="verdicts", pair_dir="pairs")
     assert shard.num_pairs == 4

@@ -6,7 +6,7 @@ For tests that are about the loop and its files. The engine is the bit-reproduci
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
-from judge.types import PairShard, Verdict
+from judge.types import Answer, PairShard, Verdict
 from judge.worker import JudgeWorker
 from learner.types import LearnerUpdate
 from learner.worker import LearnerWorker
@@ -51,21 +51,27 @@ class LocalRollout:
 class LocalJudge:
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         self._run = run
-        self.configure(config)
+        self._loop = asyncio.new_event_loop()  # one for good, as a judge's connections belong to it
+        self.worker = JudgeWorker(settings=config.judge, run_dir=run.root, run_id=run.run_id)
 
     def configure(self, config: RunConfig) -> None:
-        self.worker = JudgeWorker(settings=config.judge, run_dir=self._run.root, run_id=self._run.run_id)
+        self._loop.run_until_complete(self.worker.configure(config.judge))
 
     def build(self, groups: Iterable[GroupShard], *, round_id: int) -> tuple[PairShard, ...]:
         folder = self._run.round_dir(round_id)
         shards = [
-            asyncio.run(self.worker.build(group, verdict_dir=f"{folder}/verdicts", pair_dir=f"{folder}/pairs"))
+            self._loop.run_until_complete(
+                self.worker.build(group, verdict_dir=f"{folder}/verdicts", pair_dir=f"{folder}/pairs")
+            )
             for group in groups
         ]
         return tuple(sorted(shards, key=lambda shard: shard.chunk_id))
 
     def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
-        return asyncio.run(self.worker.compare(candidate, baseline, out_dir=out_dir))
+        return self._loop.run_until_complete(self.worker.compare(candidate, baseline, out_dir=out_dir))
+
+    def answer(self, shard: GroupShard, *, out_dir: str) -> list[Answer]:
+        return self._loop.run_until_complete(self.worker.answer(shard, out_dir=out_dir))
 
 
 class LocalLearner:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from judge.backend import build
-from judge.config import JudgeConfig
-from judge.function import FunctionComparer, FunctionScorer
+from judge.config import FunctionJudge
+from judge.function import FunctionComparer, FunctionScorer, build_function
+from judge.protocol import Question
 from judge.target import check_target, judge_id
 from judge.types import Score, Verdict
 from rollout.errors import UsageError
@@ -32,7 +32,7 @@ def comparer(function, *, timeout_s=5.0):
 
 
 async def reasons(function, **options):
-    scores = await scorer(function, **options).score(GROUP)
+    scores = await scorer(function, **options).score_group(GROUP)
     assert [score.index for score in scores] == [0, 1, 2]
     assert all((score.value is None) == bool(score.reason) for score in scores)
     return [score.reason for score in scores]
@@ -45,7 +45,7 @@ async def test_a_function_gets_trl_shaped_arguments_and_the_metadata_columns():
         seen.update(prompts=prompts, completions=completions, columns=columns)
         return [1.0, 2, None]
 
-    scores = await scorer(score).score(GROUP)
+    scores = await scorer(score).score_group(GROUP)
     assert seen["prompts"] == [[{"role": "user", "content": "why?"}]] * 3
     assert seen["completions"] == [[{"role": "assistant", "content": text}] for text in ("yes", "no", "perhaps")]
     assert seen["columns"] == {"answer": ["yes"] * 3, "level": [3] * 3}
@@ -56,7 +56,7 @@ async def test_a_function_gets_only_what_it_takes():
     def score(completions, answer, weight):
         return [weight * (c[0]["content"] == a) for c, a in zip(completions, answer, strict=True)]
 
-    scores = await scorer(score, settings={"weight": 0.5}).score(GROUP)
+    scores = await scorer(score, settings={"weight": 0.5}).score_group(GROUP)
     assert [score.value for score in scores] == [0.5, 0.0, 0.0]
 
 
@@ -72,7 +72,7 @@ async def test_async_functions_run_side_by_side():
         return [1.0] * len(completions)
 
     judge = scorer(score)
-    await asyncio.gather(*(judge.score(GROUP) for _ in range(5)))
+    await asyncio.gather(*(judge.score_group(GROUP) for _ in range(5)))
     assert most == 5
 
 
@@ -84,7 +84,7 @@ async def test_plain_functions_run_one_at_a_time_and_leave_the_loop_free():
         return [1.0] * len(completions)
 
     judge = scorer(score)
-    await asyncio.gather(*(judge.score(GROUP) for _ in range(5)))
+    await asyncio.gather(*(judge.score_group(GROUP) for _ in range(5)))
     assert set(names) == {"judge"}
 
 
@@ -167,7 +167,7 @@ async def test_a_list_that_raises_when_read_is_a_wrong_type():
 
 
 async def test_the_reason_comes_with_the_error_as_evidence():
-    scores = await scorer(raiser(ValueError("no \ud800 such key"))).score(GROUP)
+    scores = await scorer(raiser(ValueError("no \ud800 such key"))).score_group(GROUP)
     assert scores[0].evidence == b"ValueError: no \\ud800 such key"
 
 
@@ -182,7 +182,7 @@ async def test_a_plain_function_that_hangs_is_given_up_and_the_others_still_get_
         return [1.0] * len(completions)
 
     judge = scorer(score, timeout_s=0.2)
-    results = await asyncio.gather(*(judge.score(GROUP) for _ in range(4)))
+    results = await asyncio.gather(*(judge.score_group(GROUP) for _ in range(4)))
     release.set()
     assert [{score.reason for score in scores} for scores in results] == [{"judge_timeout"}, {""}, {""}, {""}]
     assert len(calls) == 4
@@ -210,7 +210,7 @@ async def test_slow_but_timely_calls_in_a_queue_do_not_time_out():
         return [1.0] * len(completions)
 
     judge = scorer(score, timeout_s=0.4)
-    results = await asyncio.gather(*(judge.score(GROUP) for _ in range(6)))
+    results = await asyncio.gather(*(judge.score_group(GROUP) for _ in range(6)))
     assert all(score.value == 1.0 for scores in results for score in scores)
 
 
@@ -220,7 +220,7 @@ async def test_changing_the_messages_in_place_changes_nothing_else():
         prompts[0][0]["content"] = "changed"
         return [float(len(prompt)) for prompt in prompts]
 
-    assert [score.value for score in await scorer(score).score(GROUP)] == [2.0, 1.0, 1.0]
+    assert [score.value for score in await scorer(score).score_group(GROUP)] == [2.0, 1.0, 1.0]
     assert GROUP.prompt.messages == ({"role": "user", "content": "why?"},)
 
 
@@ -228,12 +228,12 @@ async def test_changing_the_messages_in_place_changes_nothing_else():
 async def test_a_metadata_column_named_like_an_argument_is_refused(name):
     group = make_group(["a", "b"], **{name: 1})
     with pytest.raises(UsageError, match=name):
-        await scorer(lambda **columns: [1.0, 2.0], settings={"weight": 1}).score(group)
+        await scorer(lambda **columns: [1.0, 2.0], settings={"weight": 1}).score_group(group)
 
 
 async def test_a_column_may_be_called_function_or_self():
     group = make_group(["a", "b"], **{"function": 1, "self": 2, "no identifier": 3})
-    scores = await scorer(lambda **columns: columns["function"]).score(group)
+    scores = await scorer(lambda **columns: columns["function"]).score_group(group)
     assert [score.value for score in scores] == [1.0, 1.0]
 
 
@@ -241,8 +241,8 @@ async def test_nobody_is_asked_about_nothing():
     def never(**columns):
         raise AssertionError
 
-    assert await scorer(never).score(make_group([])) == []
-    assert await comparer(never).judge(GROUP, []) == []
+    assert await scorer(never).score_group(make_group([])) == []
+    assert await comparer(never).judge_group(GROUP, []) == []
 
 
 async def test_a_comparing_function_gives_probabilities():
@@ -251,7 +251,7 @@ async def test_a_comparing_function_gives_probabilities():
         assert completions_b[1] == [{"role": "assistant", "content": "perhaps"}]
         return [1.0, 0.25, 0.5, None, 1.5]
 
-    verdicts = await comparer(compare).judge(GROUP, [(0, 1), (0, 2), (1, 2), (1, 0), (2, 0)])
+    verdicts = await comparer(compare).judge_group(GROUP, [(0, 1), (0, 2), (1, 2), (1, 0), (2, 0)])
     assert [(v.a, v.b, v.outcome, v.p_a, v.reason) for v in verdicts] == [
         (0, 1, "a", 1.0, ""),
         (0, 2, "b", 0.25, ""),
@@ -262,7 +262,8 @@ async def test_a_comparing_function_gives_probabilities():
 
 
 async def test_scores_compare_by_size_and_missing_scores_abstain():
-    verdicts = await scorer(lambda completions: [1.0, 1.0, math.nan]).judge(GROUP, [(0, 1), (1, 2), (2, 0)])
+    question = Question(group=GROUP, wanted=((0, 1), (1, 2), (2, 0)))
+    [verdicts] = await scorer(lambda completions: [1.0, 1.0, math.nan]).judge([question])
     assert [(v.outcome, v.p_a, v.reason) for v in verdicts] == [
         ("tie", None, ""),
         ("abstain", None, "judge_not_finite"),
@@ -316,8 +317,8 @@ class Needy:
 
 
 async def test_a_class_is_built_from_validated_settings_and_its_answers_are_put_in_order():
-    config = JudgeConfig(target=f"{HERE}:Longest", settings={"bonus": 0.5})
-    scores = await build(config).score(GROUP)
+    config = FunctionJudge(target=f"{HERE}:Longest", settings={"bonus": 0.5})
+    scores = await build_function(config).score_group(GROUP)
     assert [(s.index, s.value, s.judge_id) for s in scores] == [(0, 3.5, "mine"), (1, 2.5, "mine"), (2, 7.5, "mine")]
 
 
@@ -351,8 +352,8 @@ async def test_a_class_is_built_from_validated_settings_and_its_answers_are_put_
     ],
 )
 async def test_verdicts_of_a_class_are_held_to_what_was_asked(verdicts, expected):
-    config = JudgeConfig(target=f"{HERE}:Plain", style="pairwise", settings={"verdicts": verdicts})
-    given = await build(config).judge(GROUP, [(0, 1), (1, 2)])
+    config = FunctionJudge(target=f"{HERE}:Plain", style="pairwise", settings={"verdicts": verdicts})
+    given = await build_function(config).judge_group(GROUP, [(0, 1), (1, 2)])
     assert [(v.outcome, v.reason) for v in given] == expected
     assert [(v.a, v.b) for v in given] == [(0, 1), (1, 2)]
     assert all(v.p_a is None for v in given if v.outcome == "abstain")
@@ -374,39 +375,39 @@ async def test_verdicts_of_a_class_are_held_to_what_was_asked(verdicts, expected
 )
 def test_a_target_that_cannot_work_is_refused_before_anything_runs(options, message):
     with pytest.raises(UsageError, match=message):
-        check_target(JudgeConfig(**options))
+        check_target(FunctionJudge(**options))
 
 
 def test_a_module_that_fails_while_it_is_imported_is_the_users_to_mend(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken_rewards.py").write_text("1 / 0")
     with pytest.raises(UsageError, match="ZeroDivisionError"):
-        check_target(JudgeConfig(target="broken_rewards:score"))
+        check_target(FunctionJudge(target="broken_rewards:score"))
 
 
 def test_a_constructor_that_fails_is_named():
-    check_target(JudgeConfig(target=f"{HERE}:Needy"))
+    check_target(FunctionJudge(target=f"{HERE}:Needy"))
     with pytest.raises(UsageError, match="OSError: no key"):
-        build(JudgeConfig(target=f"{HERE}:Needy"))
+        build_function(FunctionJudge(target=f"{HERE}:Needy"))
 
 
 @pytest.mark.parametrize("target", ["", "score", "my_rewards", "my rewards:score", ":score", "my_rewards:", "a:b:c"])
 def test_a_target_without_module_and_name_is_refused_by_the_configuration(target):
     with pytest.raises(ValidationError, match="module:name"):
-        JudgeConfig(target=target)
+        FunctionJudge(target=target)
 
 
 @pytest.mark.parametrize("options", [{"comparisons": "random_k"}, {"num_comparisons": 3}])
 def test_random_k_and_its_k_go_together(options):
     with pytest.raises(ValidationError, match="num_comparisons"):
-        JudgeConfig(target="a:b", **options)
+        FunctionJudge(target="a:b", **options)
 
 
 def test_the_judge_id_follows_source_and_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "stable_rewards.py"
     source.write_text("def score(completions, weight=1): return [0.0 for _ in completions]\n")
-    config = JudgeConfig(target="stable_rewards:score")
+    config = FunctionJudge(target="stable_rewards:score")
     first = judge_id(config)
     assert first.startswith("function:stable_rewards:score@")
     assert judge_id(config.model_copy(update={"timeout_s": 1.0})) == first

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = ["rollout", "judge", "learner", "orchestrator"]
 PUBLIC = {"types", "errors", "shards"}
 # What the orchestrator needs before any actor exists: prompts are drawn, and bad input is refused, in the driver.
-ORCHESTRATOR = {"config", "actor", "sources", "prompts", "encoder", "target", "base_config"}
+ORCHESTRATOR = {"config", "actor", "sources", "prompts", "encoder", "check", "base_config"}
 ONLY_IN = {
     # The engine, its worker extension, and the peer that the bench holds the engine against.
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_peer.py"},

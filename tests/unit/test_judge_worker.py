@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from judge.config import JudgeConfig, PairingConfig
+from judge.config import FunctionJudge, PairingConfig
 from judge.shards import read_pairs, read_verdicts
 from judge.types import PairShard, Verdict, VerdictShard
 from judge.worker import JudgeWorker
@@ -66,7 +66,7 @@ class ByLength:
 
 
 def make_worker(run_dir, name="by_length", **options):
-    return JudgeWorker(settings=JudgeConfig(target=f"{HERE}:{name}", **options), run_dir=run_dir, run_id="run")
+    return JudgeWorker(settings=FunctionJudge(target=f"{HERE}:{name}", **options), run_dir=run_dir, run_id="run")
 
 
 def build(worker, shard):
@@ -221,7 +221,7 @@ def test_a_judge_that_cannot_work_is_refused_when_the_worker_is_made(tmp_path):
 def test_changed_settings_hold_from_the_next_chunk(tmp_path):
     worker = make_worker(tmp_path)
     before = worker.judge_id
-    worker.configure(JudgeConfig(target=f"{HERE}:by_length", pairing=PairingConfig(min_margin=5.0)))
+    asyncio.run(worker.configure(FunctionJudge(target=f"{HERE}:by_length", pairing=PairingConfig(min_margin=5.0))))
     built = build(worker, make_shard(tmp_path, [make_group(["aa", "a"])]))
     assert list(built.rejected) == ["below_margin"]
     assert worker.judge_id == before

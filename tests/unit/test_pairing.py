@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.config import JudgeConfig, PairingConfig
+from judge.config import FunctionJudge, PairingConfig
 from judge.pairing import Choice, choose, comparisons, reasons_of, values_of
 from judge.pairs import pair_or_reason
 from judge.types import PreferencePair, Score, Verdict
@@ -188,10 +188,10 @@ def test_the_content_hash_knows_where_each_side_ends():
 @given(num=st.integers(0, 7), k=st.integers(1, 30))
 def test_comparisons_are_distinct_ordered_and_as_many_as_asked_for(num, k):
     group = make_group([f"answer {index}" for index in range(num)])
-    every = comparisons(group, JudgeConfig(target="a:b", comparisons="all"))
+    every = comparisons(group, FunctionJudge(target="a:b", comparisons="all"))
     assert every == [(a, b) for a in range(num) for b in range(a + 1, num)]
-    assert comparisons(group, JudgeConfig(target="a:b", comparisons="anchor")) == [(0, b) for b in range(1, num)]
-    some = JudgeConfig(target="a:b", comparisons="random_k", num_comparisons=k)
+    assert comparisons(group, FunctionJudge(target="a:b", comparisons="anchor")) == [(0, b) for b in range(1, num)]
+    some = FunctionJudge(target="a:b", comparisons="random_k", num_comparisons=k)
     drawn = comparisons(group, some)
     assert len(set(drawn)) == len(drawn) == min(k, len(every))
     assert set(drawn) <= set(every)
