@@ -89,6 +89,15 @@ class PairingConfig(Settings):
     )
 
 
+class CanaryConfig(Settings):
+    """Known pairs that the judge is asked among the real ones, every round."""
+
+    path: str = setting(change="per_round", doc="file of prompts with two answers and a label, or chosen and rejected")
+    num_per_round: int = setting(16, change="per_round", ge=1, doc="pairs drawn for a round")
+    min_accuracy: float = setting(0.8, change="per_round", ge=0.0, le=1.0, doc="share to be ordered rightly")
+    on_drop: Literal["warn", "stop"] = setting("warn", change="per_round", doc="warn, or stop the run (resumable)")
+
+
 class Judging(Settings):
     """What the judge of the training loop has beside its backend."""
 
@@ -104,6 +113,7 @@ class Judging(Settings):
     fallback: AnyBackend | None = setting(
         None, change="per_round", doc="judges a prompt where this judge's budget is spent or its endpoint fails"
     )
+    canaries: CanaryConfig | None = setting(None, change="per_round", doc="known pairs that show when a judge drifts")
     num_actors: int = setting(1, change="operational", ge=1, doc="Ray actors that judge")
     cpus_per_actor: float = setting(0.0, change="operational", ge=0.0, doc="logical CPUs of each")
     gpus_per_actor: float = setting(0.0, change="operational", ge=0.0, doc="GPUs, or shares of one, of each")

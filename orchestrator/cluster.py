@@ -17,6 +17,7 @@ from judge.actor import JudgeActor
 from judge.config import JudgeConfig
 from judge.types import Answer, JudgeReport, PairShard, Verdict
 from learner.actor import LearnerActor
+from learner.config import LearnerConfig
 from learner.types import LearnerUpdate, StepMetrics
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.observer import Observer
@@ -53,6 +54,8 @@ def start_ray(config: ClusterConfig) -> None:
         object_store_memory=config.object_store_mib * 1024 * 1024,
         include_dashboard=config.dashboard,
         configure_logging=True,
+        # Idle workers started ahead of time are of no use to actors with an environment of their own.
+        _system_config={"prestart_worker_first_driver": False},
         **common,
     )
 
@@ -277,8 +280,10 @@ class RayRollout:
 class RayJudge:
     """Judges as Ray actors, fed while generation goes on; a shard whose judge died goes to another one."""
 
-    def __init__(self, run: RunDir, settings: JudgeConfig, observer: Observer, *, name: str = "judge") -> None:
-        self._run, self._observer, self._name = run, observer, name
+    def __init__(
+        self, root: Path, run_id: str, settings: JudgeConfig, observer: Observer, *, name: str = "judge"
+    ) -> None:
+        self._observer, self._name = observer, name
         self._calls = Calls(observer)
         self._settings = settings
         options = {"num_cpus": settings.cpus_per_actor, "num_gpus": settings.gpus_per_actor, "max_restarts": -1}
@@ -287,8 +292,8 @@ class RayJudge:
             .options(**options)
             .remote(
                 settings=settings,
-                run_dir=str(run.root),
-                run_id=run.run_id,
+                run_dir=str(root),
+                run_id=run_id,
                 name=name,
                 actor=actor,
                 num_actors=settings.num_actors,
@@ -310,7 +315,7 @@ class RayJudge:
         self._settings = settings
 
     def build(self, groups: Iterable[GroupShard], *, round_id: int) -> tuple[PairShard, ...]:
-        folder = self._run.round_dir(round_id)
+        folder = RunDir.round_dir(round_id)
         kwargs = {"verdict_dir": f"{folder}/verdicts", "pair_dir": f"{folder}/pairs"}
         pending: deque[_Judging] = deque()
         shards: list[PairShard] = []
@@ -346,6 +351,8 @@ class RayJudge:
                 if attempt == _MAX_ATTEMPTS:
                     raise
                 self._observer.warn(f"{error}; the shard is judged again")
+                for actor in self._actors:  # one that has come back knows only the settings that it was made with
+                    actor.configure.remote(self._settings)
                 work = self._submit(work.place + attempt, work.method, *work.args, **work.kwargs)
         raise AssertionError
 
@@ -369,7 +376,7 @@ class RayLearner:
         gpus = settings.gpus
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        self._observer = observer
+        self._observer, self._settings = observer, settings
         self._calls = Calls(observer)
         self._timeout_s = settings.train_timeout_s
         self._base: PolicyRef | None = None
@@ -391,6 +398,14 @@ class RayLearner:
         """Begin to load this policy, with its state, without waiting for it."""
         self._base = base
         self._starting = self.actor.start.remote(base=base, policy=policy)
+
+    def configure(self, settings: LearnerConfig) -> None:
+        """Learn what comes next by these settings."""
+        if settings == self._settings:
+            return  # the call would wait for the learner to be up, and generation need not
+        ref = self.actor.configure.remote(settings)
+        self._calls.get(ref, what="configuring the learner", timeout_s=_START_TIMEOUT_S)
+        self._settings = settings
 
     def make_base(self, config: RunConfig, *, source: Path | None, path: str, on_step: OnStep) -> PolicyRef:
         """Make the base policy of `policy.scratch` and `policy.sft`, durably."""
@@ -424,6 +439,8 @@ class RayLearner:
                     raise
                 self._observer.warn(f"{error}; round {round_id} is learnt again from its start")
                 assert self._base is not None
+                # A process that has come back knows only the settings that it was made with.
+                self.actor.configure.remote(self._settings)
                 self.start(self._base, policy_in)
         raise AssertionError
 
@@ -452,11 +469,10 @@ def connect(run: RunDir, observer: Observer) -> tuple[Cluster, RayRollout, RayLe
     config = run.config
     rollout = RayRollout(run, config, observer)
     learner = RayLearner(run, config, observer)
-    judge = RayJudge(run, config.judge, observer)
-    calls = Calls(observer)
+    judge = RayJudge(run.root, run.run_id, config.judge, observer)
 
     def configure(changed: RunConfig) -> None:
         judge.configure(changed.judge)
-        calls.get(learner.actor.configure.remote(changed.learner), what="configuring the learner", timeout_s=600)
+        learner.configure(changed.learner)
 
     return Cluster(rollout=rollout, judge=judge, learner=learner, configure=configure), rollout, learner

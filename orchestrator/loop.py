@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from orchestrator.canaries import ask_canaries, heed_canaries
 from orchestrator.chunks import in_chunks
 from orchestrator.evaluation import evaluate
 from orchestrator.journal import Journal
@@ -31,7 +32,10 @@ def run_rounds(
                 record = journal.commit(record, shards=cluster.judge.build(groups, round_id=round_id))
         if record.update is None:  # learn and publish
             if record.probe is None:
-                record = journal.commit(record, probe=probe(journal, cluster, record, config.probe))
+                asked = ask_canaries(journal, cluster, record)
+                measured = probe(journal, cluster, record, config.probe)
+                record = journal.commit(record, canaries=asked, probe=measured)
+            heed_canaries(record, config.judge.canaries, observer)
             with observer.stage(round_id, "learn"):
                 update = cluster.learner.train(
                     round_id=round_id, shards=record.shards or (), policy_in=record.policy_in, on_step=observer.step

@@ -52,6 +52,18 @@ class ProbeReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CanaryReport:
+    """How the judge ordered the known pairs of a round; dropped: below the accuracy asked for."""
+
+    num_asked: int
+    num_right: int
+    num_tied: int
+    num_abstained: int
+    accuracy: float
+    dropped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundRecord:
     """The journal entry of one round. A field that is None belongs to a stage that has not been committed yet.
 
@@ -69,6 +81,7 @@ class RoundRecord:
     shards: tuple[PairShard, ...] | None = None
     num_rejected: Mapping[str, int] = field(default_factory=dict)
     num_abstained: Mapping[str, int] = field(default_factory=dict)
+    canaries: CanaryReport | None = None
     probe: ProbeReport | None = None
     update: LearnerUpdate | None = None
     scores: RoundScores | None = None
