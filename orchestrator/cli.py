@@ -85,6 +85,18 @@ def export(
     )
 
 
+@app.command()
+def winrate(
+    file: Annotated[Path, typer.Argument(help="Annotations: parquet, json, jsonl or csv.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Plain and length-controlled win rate of an annotation file, with intervals."""
+    from orchestrator.scoreboard.annotations import win_rate_page, win_rates
+
+    figures = win_rates(file)
+    _print_json(figures) if as_json else _console().print(win_rate_page(figures))
+
+
 @config_app.command("check")
 def config_check(config: Config, overrides: Overrides = None) -> None:
     """Load the configuration, its prompts, judge and policy, as `rondo run` would before it starts."""
