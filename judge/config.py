@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import Discriminator, Tag, TypeAdapter, model_validator
 
 from judge.backend_config import KINDS, Backend, FunctionBackend, PluginBackend
 from judge.llm.config import LlmBackend
@@ -95,7 +95,9 @@ class CanaryConfig(Settings):
     path: str = setting(change="per_round", doc="file of prompts with two answers and a label, or chosen and rejected")
     num_per_round: int = setting(16, change="per_round", ge=1, doc="pairs drawn for a round")
     min_accuracy: float = setting(0.8, change="per_round", ge=0.0, le=1.0, doc="share to be ordered rightly")
-    on_drop: Literal["warn", "stop"] = setting("warn", change="per_round", doc="warn, or stop the run (resumable)")
+    on_drop: Literal["warn", "stop"] = setting(
+        "warn", change="operational", doc="stop: the run stops, until this says warn; resumable"
+    )
 
 
 class Judging(Settings):
@@ -171,3 +173,15 @@ JudgeConfig = Annotated[
     | Annotated[PluginJudge, Tag("plugin")],
     Discriminator(_kind),
 ]
+
+_ADAPTER: TypeAdapter[JudgeConfig] = TypeAdapter(JudgeConfig)
+
+
+def as_judge(backend: Backend) -> JudgeConfig:
+    """A judge of its own with these settings, and defaults for what the loop's judge has beside them."""
+    return _ADAPTER.validate_python(backend.model_dump(mode="json"))
+
+
+def parse_judge(section: Any) -> JudgeConfig:
+    """Validate a `judge:` section by itself. Raises pydantic's ValidationError."""
+    return _ADAPTER.validate_python(section)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from judge.config import CanaryConfig
 from judge.types import Answer, Score
-from orchestrator.given import LabelledPair, read_labels, write_given
+from orchestrator.given import Label, LabelledPair, read_labels, write_given
 from orchestrator.journal import Journal
 from orchestrator.observer import Observer
 from orchestrator.stages import Cluster
@@ -60,11 +60,11 @@ def heed_canaries(record: RoundRecord, settings: CanaryConfig | None, observer: 
         f"{settings.min_accuracy:g}"
     )
     if settings.on_drop == "stop":
-        raise Stopped(f"{said}; mend the judge, or set judge.canaries.on_drop: warn with --amend, and run again")
+        raise Stopped(f"{said}; mend the judge, or set judge.canaries.on_drop: warn, and run again")
     observer.warn(said)
 
 
-def preferred(answers: Sequence[Answer]) -> str | None:
+def preferred(answers: Sequence[Answer]) -> Label | None:
     """What a judge's answers on a pair come to: a, b or tie; None where it abstained on any of them."""
     scores = {answer.index: answer.value for answer in answers if isinstance(answer, Score)}
     if scores:

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from judge.actor import JudgeActor
-from judge.config import JudgeConfig
+from judge.config import JudgeConfig, as_judge
 from judge.types import Answer, JudgeReport, PairShard, Verdict
 from learner.actor import LearnerActor
 from learner.config import LearnerConfig
@@ -284,6 +284,8 @@ class RayJudge:
         self, root: Path, run_id: str, settings: JudgeConfig, observer: Observer, *, name: str = "judge"
     ) -> None:
         self._observer, self._name = observer, name
+        self.judge_id = ""
+        self.totals: defaultdict[str, float] = defaultdict(float)
         self._calls = Calls(observer)
         self._settings = settings
         options = {"num_cpus": settings.cpus_per_actor, "num_gpus": settings.gpus_per_actor, "max_restarts": -1}
@@ -304,7 +306,7 @@ class RayJudge:
     def start(self) -> None:
         """Wait until every judge is ready. Raises UsageError if it cannot work as configured."""
         for actor, ref in enumerate([each.start.remote() for each in self._actors]):
-            self._calls.get(ref, what=f"start of {self._name}-{actor}", timeout_s=_START_TIMEOUT_S)
+            self.judge_id = self._calls.get(ref, what=f"start of {self._name}-{actor}", timeout_s=_START_TIMEOUT_S)
 
     def configure(self, settings: JudgeConfig) -> None:
         """Judge what comes next by these settings."""
@@ -325,7 +327,7 @@ class RayJudge:
                 shards.append(self._result(pending.popleft()))
         with self._observer.stage(round_id, "judge"):
             shards += [self._result(work) for work in pending]
-        self._report(round_id)
+        self.take_report(round_id)
         return tuple(sorted(shards, key=lambda shard: shard.chunk_id))
 
     def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
@@ -356,16 +358,18 @@ class RayJudge:
                 work = self._submit(work.place + attempt, work.method, *work.args, **work.kwargs)
         raise AssertionError
 
-    def _report(self, round_id: int) -> None:
-        totals: defaultdict[str, float] = defaultdict(float)
+    def take_report(self, round_id: int | None) -> None:
+        """Add what the judges did since the last report to the totals, and show their notices."""
+        counts: defaultdict[str, float] = defaultdict(float)
         for actor, ref in enumerate([each.report.remote() for each in self._actors]):
             report: JudgeReport = self._calls.get(ref, what=f"report of {self._name}-{actor}", timeout_s=60)
             for key, count in report.counts.items():
-                totals[key] += count
+                counts[key] += count
+                self.totals[key] += count
             for notice in report.notices:
                 self._observer.warn(f"{self._name}-{actor}: {notice}")
-        if totals:
-            self._observer.record("judged", round_id=round_id, judge=self._name, **totals)
+        if counts:
+            self._observer.record("judged", round_id=round_id, judge=self._name, **counts)
 
 
 class RayLearner:
@@ -464,15 +468,35 @@ class RayLearner:
         raise InfraError(f"{what} ended without a result; the learner's log is in Ray's log folder")
 
 
-def connect(run: RunDir, observer: Observer) -> tuple[Cluster, RayRollout, RayLearner]:
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The stages of a run, and what only who starts them needs to know."""
+
+    cluster: Cluster
+    rollout: RayRollout
+    learner: RayLearner
+    judges: tuple[RayJudge, ...]
+
+
+def connect(run: RunDir, observer: Observer) -> Started:
     """Start all actors side by side; nothing is waited for."""
     config = run.config
     rollout = RayRollout(run, config, observer)
     learner = RayLearner(run, config, observer)
     judge = RayJudge(run.root, run.run_id, config.judge, observer)
+    gold = None
+    if config.evaluation.gold is not None:
+        gold = RayJudge(run.root, run.run_id, as_judge(config.evaluation.gold), observer, name="gold")
 
     def configure(changed: RunConfig) -> None:
         judge.configure(changed.judge)
         learner.configure(changed.learner)
+        if gold is not None and changed.evaluation.gold is not None:
+            gold.configure(as_judge(changed.evaluation.gold))
 
-    return Cluster(rollout=rollout, judge=judge, learner=learner, configure=configure), rollout, learner
+    return Started(
+        cluster=Cluster(rollout=rollout, judge=judge, learner=learner, gold=gold, configure=configure),
+        rollout=rollout,
+        learner=learner,
+        judges=(judge,) if gold is None else (judge, gold),
+    )

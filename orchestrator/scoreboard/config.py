@@ -33,4 +33,6 @@ class AlarmConfig(Settings):
     min_growth: float = setting(
         0.05, change="per_round", doc="share by which KL or length must have grown over those rounds", ge=0
     )
-    action: Literal["warn", "stop"] = setting("warn", change="per_round", doc="stop: the run stops, resumable")
+    action: Literal["warn", "stop"] = setting(
+        "warn", change="operational", doc="stop: the run stops, until this says warn; resumable"
+    )

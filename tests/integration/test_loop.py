@@ -72,7 +72,7 @@ def test_a_judge_that_raises_is_counted_and_the_run_goes_on(policy, tmp_path):
     assert record.num_rejected == {"judge_raised": 8}
     assert record.num_abstained == {"judge_raised": 24}
     assert record.scores.win_rate is None
-    assert record.scores.num_abstained == 4
+    assert record.scores.standing("judge").num_abstained == 4
 
 
 def test_more_rounds_may_follow_and_the_earlier_stay_as_they_are(policy, tmp_path):
