@@ -129,7 +129,7 @@ def length_controlled_round(
         low=low,
         high=high,
         length_weight=float(np.ravel(model.coef_)[0]),
-        method=f"logistic model of length and a constant, ridge C = {_ROUND_C:g}, fitted to this round's comparisons alone",
+        method=f"logistic model of length and a constant, ridge C = {_ROUND_C:g}, fitted to this round alone",
         num_rows=len(delta),
     )
 
