@@ -112,7 +112,7 @@ def length_controlled_round(
 ) -> LengthControlled | None:
     """The same model for a round's held-out comparisons: a constant and the length term, under a weak ridge.
 
-    Lengths in characters, preferences in [0, 1] for ours. The ridge keeps clean sweeps finite and needs no folds,
+    Lengths in characters, preferences in [0, 1] for ours. The ridge keeps separable verdicts finite, without folds,
     so tens of prompts are enough. None where it cannot be told apart from a guess: fewer than min_rows comparisons,
     no win or no loss at all, or fewer than two answers on either side of equal length (it would extrapolate).
     """

@@ -45,6 +45,7 @@ def test_growing_length_serves_as_well_as_growing_kl():
         history(DOWN, DOWN),
         history((0.5, 0.72, 0.7), FLAT),  # up over both rounds, but not in each
         history((0.5, 0.51, 0.52), FLAT),  # rises by less than the intervals can see
+        history((0.5, 0.51, 0.52), DOWN),  # gold falls, but the judge does not rise
         history(UP, (0.5, 0.6, 0.55)),  # gold rose in one of the rounds
         history(UP, (0.5, 0.54, 0.58), half=0.05),  # gold sees perhaps the same rise
         history(UP[:2], FLAT[:2]),  # too short to tell
