@@ -41,7 +41,10 @@ def run_rounds(
             heed_canaries(record, config.judge.canaries, observer)
             with observer.stage(round_id, "learn"):
                 update = cluster.learner.train(
-                    round_id=round_id, shards=record.shards or (), policy_in=record.policy_in, on_step=observer.step
+                    round_id=round_id,
+                    shards=[*journal.replay(round_id), *(record.shards or ())],
+                    policy_in=record.policy_in,
+                    on_step=observer.step,
                 )
                 record = journal.commit(record, update=update)
         if record.scores is None:  # measure, then promote or roll back
