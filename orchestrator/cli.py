@@ -37,6 +37,8 @@ bench_app = typer.Typer(no_args_is_help=True, help="Figures of this machine, bes
 app.add_typer(config_app, name="config")
 app.add_typer(judge_app, name="judge")
 app.add_typer(bench_app, name="bench")
+reward_model_app = typer.Typer(no_args_is_help=True, help="Reward models out of preference pairs.")
+app.add_typer(reward_model_app, name="reward-model")
 
 Config = Annotated[Path, typer.Argument(help="YAML file; configs/ holds examples.", show_default=False)]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
@@ -178,6 +180,54 @@ def bench_loop(as_json: Json = False) -> None:
     from orchestrator.bench_loop import bench_loop as measure
 
     _print_bench(measure(), as_json)
+
+
+@bench_app.command("reward")
+def bench_reward(as_json: Json = False) -> None:
+    """A reward model as a judge against a bare transformers loop, alternating, in one run."""
+    from orchestrator.bench_reward import bench_reward as measure
+
+    _print_bench(measure(), as_json)
+
+
+@reward_model_app.callback()
+def reward_model() -> None:
+    """Reward models out of preference pairs."""
+
+
+@reward_model_app.command("fit")
+def reward_model_fit(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="DATA...", help="Runs, pair shards, or preference files.", show_default=False)
+    ],
+    model: Annotated[str, typer.Option(help="Policy to start from: folder or hub name.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="A new folder.", show_default=False)],
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pairs.", show_default="1")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its peak.", show_default="1e-5")] = None,
+    batch_pairs: Annotated[int | None, typer.Option(help="Pairs an optimizer step.", show_default="64")] = None,
+    held_out_share: Annotated[float | None, typer.Option(help="Of the pairs, by prompt.", show_default="0.1")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of split, order and head.", show_default="17")] = None,
+    max_pairs: Annotated[int | None, typer.Option(help="Use no more pairs.", show_default="all")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a dialogue.", show_default="context")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a Bradley-Terry reward model; prints its held-out accuracy and calibration."""
+    from orchestrator.reward_model import fit, page
+
+    report = fit(
+        sources,
+        model=model,
+        out=out,
+        console=Console(stderr=True),
+        num_epochs=epochs,
+        learning_rate=learning_rate,
+        batch_pairs=batch_pairs,
+        held_out_share=held_out_share,
+        seed=seed,
+        max_pairs=max_pairs,
+        max_length=max_length,
+    )
+    _print_json(report) if as_json else _console().print(page(report))
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
 """Rows out of whatever holds them: JSONL, Parquet and Arrow files, Hugging Face datasets, a Python function."""
 
+import gzip
 import importlib
 import json
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 
 from rollout.errors import UsageError
 
-FILE_SUFFIXES = (".jsonl", ".parquet", ".arrow")
+FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".arrow")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _BATCH_ROWS = 1024
@@ -33,7 +35,7 @@ def read_rows(path: str, *, split: str) -> Iterator[tuple[str, Any]]:
         return _rows_of_file(place)
     if _FUNCTION.fullmatch(path):
         return _number(path, 0, _rows_of_function(path))
-    if place.suffix in FILE_SUFFIXES or not _HUB_NAME.fullmatch(path):
+    if place.name.endswith(FILE_SUFFIXES) or not _HUB_NAME.fullmatch(path):
         raise UsageError(f"{path} does not exist; expected a file, a folder, a Hugging Face dataset or module:function")
     return _number(path, 0, _rows_of_dataset(path, split))
 
@@ -43,7 +45,7 @@ def _number(name: str, first: int, rows: Iterable[Any]) -> Iterator[tuple[str, A
 
 
 def _rows_of_file(path: Path) -> Iterator[tuple[str, Any]]:
-    if path.suffix == ".jsonl":
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
         return _rows_of_jsonl(path)
     if path.suffix not in FILE_SUFFIXES:
         raise UsageError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(FILE_SUFFIXES)}")
@@ -51,8 +53,8 @@ def _rows_of_file(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        for number, line in enumerate(_lines(file, path), 1):
             # Bytes that are no UTF-8 become lone surrogates, which are counted like those that JSON spells out.
             text = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="surrogateescape").strip()
             if not text:
@@ -71,6 +73,13 @@ def _rows_of_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
                     'such as {"prompt": "..."}; mend or remove the line'
                 )
             yield f"{path.name}:{number}", row
+
+
+def _lines(file: Iterable[bytes], path: Path) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UsageError(f"{path} is not a readable .gz file: {error}; write or copy it again") from error
 
 
 def _rows_of_columnar(path: Path) -> Iterator[Any]:

@@ -12,6 +12,8 @@ ORDER = ["rollout", "judge", "learner", "orchestrator"]
 PUBLIC = {"types", "errors", "shards", "lean"}
 # What the orchestrator needs before any actor exists: prompts are drawn, and bad input is refused, in the driver.
 ORCHESTRATOR = {"config", "actor", "rows", "sources", "prompts", "encoder", "check", "base_config"}
+# `rondo reward-model fit` trains in this process, and `rondo bench reward` measures a judge without Ray around it.
+ORCHESTRATOR |= {"reward_config", "reward_model", "backend", "protocol"}
 ONLY_IN = {
     # The engine, its worker extension, and the peer that the bench holds the engine against.
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_peer.py"},
