@@ -177,9 +177,9 @@ def test_mu_minus_2sigma_passes_over_an_outlier():
     target = statistics.fmean(values) - 2 * statistics.pstdev(values)  # about -1.98
     assert min(abs(value - target) for value in values) == abs(rows[0].score_rejected - target)
     assert rows[0].score_rejected == -3.0
-    wide = [*values[:-1], -4.0, -9.0]
+    wide = [*values[:-1], -5.0, -9.0]
     rows, _ = rows_of([str(value) for value in wide], wide, select="mu_minus_2sigma")
-    assert rows[0].score_rejected == -4.0
+    assert rows[0].score_rejected == -5.0
 
 
 def test_max_random_takes_the_best_and_draws_by_the_prompt_alone():
