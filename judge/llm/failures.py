@@ -33,17 +33,17 @@ class Failure:
 
 def failure_of(error: Exception, *, key: str, endpoint: str, model: str) -> Failure:
     """Classify what the client raised, or what parsing its body did."""
-    if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return Failure(kind="timeout", what="no answer within judge.timeout_s", endpoint_down=True, may_cost=True)
-    if isinstance(error, ValueError):
-        return Failure(kind="unusable_body", what=_said(error, key), may_cost=True)
     if isinstance(error, openai.APIStatusError):
         return _status_failure(error, key=key, endpoint=endpoint, model=model)
+    if isinstance(error, ValueError):
+        return Failure(kind="unusable_body", what=_said(error, key), may_cost=True)
     cause = error.__cause__ or error
-    # A connection that broke after the request was sent may have been charged for; one that was refused was not.
-    refused = "onnect" in type(cause).__name__
-    what = f"{type(cause).__name__}: {_said(cause, key)}"
-    return Failure(kind="connection", what=what, endpoint_down=True, may_cost=not refused)
+    # A connection that was never made cost nothing; aiohttp's transport calls a refused one a ConnectTimeout.
+    connected = not type(cause).__name__.startswith("Connect")
+    if isinstance(error, TimeoutError | openai.APITimeoutError) and connected:
+        return Failure(kind="timeout", what="no answer within judge.timeout_s", endpoint_down=True, may_cost=True)
+    what = f"no connection: {_said(cause, key)}" if not connected else f"{type(cause).__name__}: {_said(cause, key)}"
+    return Failure(kind="connection", what=what, endpoint_down=True, may_cost=connected)
 
 
 def retry_after_s(headers: Any, *, now: datetime) -> float | None:

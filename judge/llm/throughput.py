@@ -28,11 +28,11 @@ from rollout.types import Completion, CompletionGroup, Prompt
 
 CONCURRENCY = 256
 LATENCY_S = 0.05
-_WORDS = "the answer that helps is one that says what was asked for and not much more than that ".split()
+_ANSWER = "the answer that helps is one that says what was asked for and not much more than that "
 
 
 def questions(num_pairs: int, *, first: int) -> list[Question]:
-    """Pairs of answers of some 100 words that are all different."""
+    """Pairs of answers of some 400 characters that are all different."""
     return [Question(group=_group(number), wanted=((0, 1),)) for number in range(first, first + num_pairs)]
 
 
@@ -108,7 +108,7 @@ def _endpoint() -> Iterator[str]:
 
 def _group(number: int) -> CompletionGroup:
     def answer(index: int) -> Completion:
-        text = " ".join([str(number), str(index), *(_WORDS * 6)[: 90 + (number + index) % 20]])
+        text = f"{number} {index} {_ANSWER * 5}"[: 420 + (number + index) % 50]
         none = np.zeros(0, np.int32)
         return Completion(
             index=index, token_ids=none, logps=none.astype(np.float32), text=text, finish_reason="stop", seed=None,
@@ -117,9 +117,7 @@ def _group(number: int) -> CompletionGroup:
 
     messages = ({"role": "user", "content": f"question {number}: what helps?"},)
     prompt = Prompt(prompt_id=f"{number:024x}", messages=messages, source="bench")  # type: ignore[arg-type]
-    return CompletionGroup(
-        prompt=prompt, prompt_token_ids=np.zeros(0, np.int32), completions=(answer(0), answer(1))
-    )
+    return CompletionGroup(prompt=prompt, prompt_token_ids=np.zeros(0, np.int32), completions=(answer(0), answer(1)))
 
 
 if __name__ == "__main__":
