@@ -174,6 +174,14 @@ def bench_rollout(as_json: Json = False) -> None:
     _print_bench(measure(), as_json)
 
 
+@bench_app.command("judge")
+def bench_judge(as_json: Json = False) -> None:
+    """Requests/s of a language-model judge against a bare AsyncOpenAI loop, both against a stub of 50 ms latency."""
+    from orchestrator.bench_judge import bench_judge as measure
+
+    _print_bench(measure(), as_json)
+
+
 @bench_app.command("loop")
 def bench_loop(as_json: Json = False) -> None:
     """Pairs/s of whole rounds, and the seconds in each stage."""
