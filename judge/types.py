@@ -137,7 +137,3 @@ class JudgeReport:
 
     counts: Mapping[str, float] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
-
-
-# Reasons of abstentions that say nothing about the answers: the judge could not be asked, and another one may be.
-FAILED_OVER = frozenset({"endpoint_failed", "deadline", "budget_spent"})

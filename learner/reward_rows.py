@@ -53,7 +53,7 @@ def load_comparisons(sources: Sequence[str], *, split: str = "train") -> tuple[l
 
 def _rows(source: str, split: str) -> Iterator[tuple[str, Any]]:
     folder = Path(source)
-    shards = sorted(folder.glob("rounds/*/pairs/*.json") or folder.glob("*.json")) if folder.is_dir() else []
+    shards = sorted(folder.glob("rounds/*/pairs/*.json")) or sorted(folder.glob("*.json")) if folder.is_dir() else []
     shards = [path for path in shards if path.with_suffix(".arrow").is_file()]
     if (folder / "rounds").is_dir() and not shards:
         raise UsageError(f"{source} has no pair shards in rounds/*/pairs yet; wait for its first round to be judged")

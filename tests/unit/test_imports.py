@@ -71,12 +71,3 @@ def test_rollout_types_is_light():
     code = "import sys, rollout.types, judge.types, learner.types; print({'torch', 'ray', 'vllm'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "set()"
-
-
-def test_starting_lean_leaves_out_what_is_never_used():
-    code = (
-        "import sys; from rollout.lean import import_transformers_lean; import_transformers_lean(); "
-        "from transformers import AutoModelForCausalLM as model; model.from_pretrained; print('sklearn' in sys.modules)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert out.stdout.strip() == "False"

@@ -36,14 +36,19 @@ def test_identity_settings_need_a_run_of_their_own(root):
 
 def test_per_round_settings_need_amend_and_hold_from_the_next_unopened_round(root):
     new = config(root, learner__beta=0.5)
-    with pytest.raises(UsageError, match=r"learner.beta: 0.1 -> 0.5.*--amend"):
-        open_run(root, new)
     (root / "rounds/0000").mkdir(parents=True)
     (root / "rounds/0000/record.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"learner.beta: 0.1 -> 0.5.*--amend"):
+        open_run(root, new)
     run = open_run(root, new, amend=True)
     assert (run.config_at(0).learner.beta, run.config_at(1).learner.beta) == (0.1, 0.5)
     assert run.settings_hash(0) != run.settings_hash(1)
     assert open_run(root, new).config_at(0).learner.beta == 0.1
+
+
+def test_before_the_first_round_settings_of_rounds_change_freely(root):
+    run = open_run(root, config(root, learner__beta=0.5))
+    assert run.config_at(0).learner.beta == 0.5
 
 
 def test_the_run_id_is_a_hash_of_identity_settings_alone(tmp_path):
