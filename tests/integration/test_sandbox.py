@@ -118,6 +118,14 @@ def left_behind(mark):
     return found
 
 
+def is_gone(mark):
+    """Whether none is left soon: what was killed takes a moment to die on a busy machine, but sleeps for 60 s."""
+    deadline = time.monotonic() + 5
+    while left_behind(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not left_behind(mark)
+
+
 def named(mark):
     return f"import ctypes, os, time\nctypes.CDLL(None).prctl(15, b'{mark}', 0, 0, 0)\n"
 
@@ -139,7 +147,7 @@ def test_a_fork_bomb_is_bounded_and_cleared_away(isolation):
 
     assert asyncio.run(watch()).what == "timed_out"
     assert 1 < max(peak) <= 64
-    assert left_behind(mark) == []
+    assert is_gone(mark)
 
 
 @pytest.mark.parametrize("ending", ["", "os._exit(0)", "while True: pass"])
@@ -153,8 +161,7 @@ def test_a_daemon_does_not_outlive_its_answer(isolation, ending):
     start = time.monotonic()
     assert run(daemon + RIGHT, timeout_s=1.5)[0] == expected
     assert time.monotonic() - start < 10
-    time.sleep(0.1)
-    assert left_behind(mark) == []
+    assert is_gone(mark)
 
 
 def test_nothing_is_written_outside(isolation, tmp_path):
