@@ -138,4 +138,5 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
         break
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    with contextlib.suppress(TimeoutError):  # asyncio waits for the pipes, too, which an escaped process may hold
+        await asyncio.wait_for(process.wait(), _DRAIN_TIMEOUT_S)

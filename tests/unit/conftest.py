@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("unit", deadline=None)  # a busy machine makes no example wrong
+settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True, scope="package")

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judge.config import FunctionJudge, PairingConfig
@@ -67,6 +67,7 @@ def rows_of(texts, values, **pairing):
     return rows, dict(filtered)
 
 
+@settings(deadline=None, max_examples=60)
 @given(asked=groups_with_scores(), config=configs)
 def test_whatever_is_configured_every_row_keeps_its_promises(asked, config):
     group, scores = asked
@@ -108,6 +109,7 @@ def sides(row):
     return [(row.score_chosen, row.chosen), (row.score_rejected, row.rejected)]
 
 
+@settings(deadline=None, max_examples=60)
 @given(asked=groups_with_scores(), config=configs, order=st.randoms(use_true_random=False))
 def test_the_order_of_completions_and_of_answers_does_not_matter(asked, config, order):
     group, scores = asked
@@ -124,6 +126,7 @@ def brief(rows):
     return rows if isinstance(rows, str) else [(row.pair_id, row.content_hash, row.margin, row.outcome) for row in rows]
 
 
+@settings(deadline=None, max_examples=60)
 @given(texts=st.tuples(words, words), values=st.tuples(small, small), config=configs)
 def test_swapping_two_answers_gives_the_same_pair_and_exchanging_their_values_turns_it(texts, values, config):
     config = config.model_copy(update={"keep_ties": False, "length_penalty": 0.0})
@@ -137,6 +140,7 @@ def test_swapping_two_answers_gives_the_same_pair_and_exchanging_their_values_tu
     assert [(row.chosen, row.rejected) for row in one] == [(row.rejected, row.chosen) for row in exchanged]
 
 
+@settings(deadline=None, max_examples=60)
 @given(p=st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), config=configs)
 def test_swapping_the_sides_of_a_verdict_turns_the_pair(p, config):
     config = config.model_copy(update={"length_penalty": 0.0})
@@ -156,6 +160,7 @@ def test_swapping_the_sides_of_a_verdict_turns_the_pair(p, config):
         assert (one[0].chosen, one[0].rejected) == (other[0].rejected, other[0].chosen)
 
 
+@settings(deadline=None, max_examples=60)
 @given(values=st.lists(st.floats(-1e300, 1e300), min_size=2, max_size=8))
 def test_mu_minus_2sigma_rejects_the_value_nearest_to_it(values):
     rows, _ = rows_of([f"answer {place}" for place in range(len(values))], values, select="mu_minus_2sigma")

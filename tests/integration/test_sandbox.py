@@ -19,6 +19,8 @@ from tests.support.tiny_groups import make_group
 RIGHT = "def f():\n    return 1\n"
 TESTS = "assert f() == 1"
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(params=["namespaces", "plain"])
 def isolation(request, monkeypatch, tmp_path):
@@ -68,8 +70,8 @@ def test_test_functions_and_cases_are_run():
         "import os\ndef f():\n    os._exit(0)",
         "import sys\ndef f():\n    sys.exit(0)",
         "print('passed'); print('OK')\nimport os; os.write(1, b'passed \"\"\\n'); os._exit(0)",
-        "import os\nfor n in range(3, 60):\n    try: os.write(n, b'0' * 32 + b' passed \"\"\\n')\n    except OSError: pass\n"
-        "os._exit(0)",
+        "import os\nfor n in range(3, 60):\n    try: os.write(n, b'0' * 32 + b' passed \"\"\\n')\n"
+        "    except OSError: pass\nos._exit(0)",
         "import os, glob\nfor p in glob.glob('**', recursive=True): os.remove(p)",
         "import sys\nsys.modules.clear()",
         "import builtins\nbuiltins.exec = builtins.compile = lambda *a, **k: None",
@@ -116,6 +118,14 @@ def left_behind(mark):
     return found
 
 
+def is_gone(mark):
+    """Whether none is left soon: what was killed takes a moment to die on a busy machine, but sleeps for 60 s."""
+    deadline = time.monotonic() + 5
+    while left_behind(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not left_behind(mark)
+
+
 def named(mark):
     return f"import ctypes, os, time\nctypes.CDLL(None).prctl(15, b'{mark}', 0, 0, 0)\n"
 
@@ -137,7 +147,7 @@ def test_a_fork_bomb_is_bounded_and_cleared_away(isolation):
 
     assert asyncio.run(watch()).what == "timed_out"
     assert 1 < max(peak) <= 64
-    assert left_behind(mark) == []
+    assert is_gone(mark)
 
 
 @pytest.mark.parametrize("ending", ["", "os._exit(0)", "while True: pass"])
@@ -148,9 +158,10 @@ def test_a_daemon_does_not_outlive_its_answer(isolation, ending):
         f"time.sleep(0.2)\n{ending}\n"
     )
     expected = {"": "passed", "os._exit(0)": "died", "while True: pass": "timed_out"}[ending]
+    start = time.monotonic()
     assert run(daemon + RIGHT, timeout_s=1.5)[0] == expected
-    time.sleep(0.1)
-    assert left_behind(mark) == []
+    assert time.monotonic() - start < 10
+    assert is_gone(mark)
 
 
 def test_nothing_is_written_outside(isolation, tmp_path):
@@ -159,8 +170,11 @@ def test_nothing_is_written_outside(isolation, tmp_path):
     kept = outside / "kept"
     kept.write_text("as it was")
     code = f"def f():\n    open({str(kept)!r}, 'w').write('gone')\n    return 1"
-    if isolation == "plain" and os.geteuid() != 0:
+    alone = run("import os\nassert os.getpid() == 2\n" + RIGHT)[0] == "passed"
+    if not alone and os.geteuid() != 0:
         pytest.skip("without namespaces the files of the user are the user's")
+    if alone:
+        kept.chmod(0o666)  # so that nothing but the mount stands in the way
     assert run(code)[0] == "failed"
     assert kept.read_text() == "as it was"
     assert run("open('inside', 'w').write('mine')\n" + RIGHT)[0] == "passed"
