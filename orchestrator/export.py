@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
-from judge.shards import read_pairs
+import pyarrow.compute as pc
+
+from judge.shards import PAIR_SCHEMA
 from orchestrator.journal import Journal
 from rollout.errors import UsageError
-from rollout.shards import hash_policy
+from rollout.shards import hash_policy, read_shard, write_shard
 
 
 def export_round(journal: Journal, round_id: int, out: Path) -> dict[str, object]:
@@ -30,8 +32,9 @@ def export_round(journal: Journal, round_id: int, out: Path) -> dict[str, object
         raise UsageError(f"{root / policy.path} was altered: its sha256 is not the one in the journal")
     (out / "pairs").mkdir()
     for shard in record.shards or ():
-        read_pairs(root, shard)
-        shutil.copy2(root / shard.path, out / "pairs" / Path(shard.path).name)
+        pairs = read_shard(root / shard.path, shard.sha256, PAIR_SCHEMA)
+        # Ties are kept in a run, and trainers that read the folder would take them for preferences.
+        write_shard(out / "pairs" / Path(shard.path).name, pairs.filter(pc.field("outcome") == "chosen"))
     card = {
         "run_id": journal.run.run_id,
         "round": round_id,

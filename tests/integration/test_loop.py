@@ -3,8 +3,12 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from judge.config import PairingConfig
+from judge.shards import read_pairs
+from orchestrator.export import export_round
 from orchestrator.journal import Journal
 from orchestrator.loop import chunk_prompts
 from orchestrator.observer import warnings_of
@@ -137,3 +141,22 @@ def test_pairs_of_older_rounds_are_replayed_in_the_share_asked_for(policy, tmp_p
     assert second.update.num_pairs == second.num_pairs
     steps = -(-(second.num_pairs + int(second.update.metrics["num_replayed"])) // 4)
     assert second.update.num_steps == steps
+
+
+def test_ties_are_kept_where_asked_for_and_never_exported_as_preferences(policy, tmp_path):
+    config = tiny_config(policy, judge__target="tests.support.tiny_judge:sometimes_tied", num_rounds=1)
+    config = config.model_copy(
+        update={"judge": config.judge.model_copy(update={"pairing": PairingConfig(keep_ties=True)})}
+    )
+    journal = tiny_run(config, tmp_path / "run")
+    [*shards] = journal.record(0).shards
+    rows = [pair for shard in shards for pair in read_pairs(journal.run.root, shard)]
+    assert {pair.outcome for pair in rows} == {"chosen", "tie"}
+    assert journal.record(0).num_pairs == sum(pair.outcome == "chosen" for pair in rows)
+    export_round(journal, 0, tmp_path / "out")
+    exported = [
+        outcome
+        for path in sorted((tmp_path / "out/pairs").glob("*.arrow"))
+        for outcome in pa.ipc.open_file(path).read_all()["outcome"].to_pylist()
+    ]
+    assert exported == ["chosen"] * journal.record(0).num_pairs

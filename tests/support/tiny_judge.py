@@ -18,6 +18,10 @@ def always_tied(prompts, completions, **columns):
     return [1.0 for _ in completions]
 
 
+def sometimes_tied(prompts, completions, number, **columns):
+    return [1.0 if number[0] % 2 else value for value in score(prompts, completions)]
+
+
 def raises(prompts, completions, **columns):
     raise RuntimeError("the judge is out to lunch")
 

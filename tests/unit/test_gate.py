@@ -67,7 +67,9 @@ def test_every_broken_rule_is_named():
 
 
 def test_the_settings_may_change_from_round_to_round():
-    marks = {name: mark for name, (mark, _) in (flatten(GateConfig(), "gate.") | flatten(AlarmConfig(), "alarm.")).items()}
+    marks = {
+        name: mark for name, (mark, _) in (flatten(GateConfig(), "gate.") | flatten(AlarmConfig(), "alarm.")).items()
+    }
     # A run that an alarm stopped must be able to go on in the round that it stopped in.
     assert marks.pop("alarm.action") == "operational"
     assert set(marks.values()) == {"per_round"}
