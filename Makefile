@@ -36,6 +36,7 @@ test: setup
 bench: setup
 	$(BIN)/rondo bench rollout
 	$(BIN)/rondo bench loop
+	$(BIN)/rondo bench judge
 
 clean:
 	rm -rf .venv runs

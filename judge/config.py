@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import Discriminator, Tag, TypeAdapter, model_validator
 
 from judge.backend_config import KINDS, Backend, FunctionBackend, PluginBackend
 from judge.llm.config import LlmBackend
@@ -32,9 +32,18 @@ class EnsembleBackend(Backend):
     )
     min_judges: int = setting(1, change="per_round", ge=1, doc="with fewer answers than this the ensemble abstains")
 
+    @model_validator(mode="after")
+    def _has_enough_judges(self) -> Self:
+        if self.min_judges > len(self.judges):
+            raise ValueError(
+                f"min_judges is {self.min_judges}, but there are {len(self.judges)} judges: it would always abstain; "
+                "lower min_judges or add judges"
+            )
+        return self
+
 
 class CascadeBackend(Backend):
-    """A cheap judge first; the next one only where it is unsure or abstains."""
+    """A cheap judge first; the next one only where it is unsure or abstains, or the first two differ."""
 
     kind: Literal["cascade"] = setting("cascade", change="per_round", doc="cheap judge first, the next where unsure")
     judges: "tuple[AnyBackend, ...]" = setting(
@@ -55,8 +64,22 @@ class CascadeBackend(Backend):
         change="per_round",
         gt=0.0,
         le=1.0,
-        doc="share of a chunk's comparisons that may go on, the least sure first",
+        doc="share of a chunk's comparisons that may go on to each next judge, the least sure first",
     )
+    escalate: Literal["unsure", "disagree", "either"] = setting(
+        "unsure",
+        change="per_round",
+        doc="unsure asks one judge first; disagree and either ask the first two, and the third where they differ",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_judge_to_escalate_to(self) -> Self:
+        if self.escalate != "unsure" and len(self.judges) < 3:
+            raise ValueError(
+                f"escalate is {self.escalate} with {len(self.judges)} judges: the third settles what the first two "
+                "differ on; name a third, or use escalate: unsure"
+            )
+        return self
 
 
 AnyBackend = Annotated[
@@ -73,12 +96,17 @@ AnyBackend = Annotated[
 
 
 class PairingConfig(Settings):
-    """Which two answers of a group become a training pair."""
+    """Which answers of a group become training pairs.
 
-    select: Literal["max_min"] = setting(
+    `select` proposes pairs, by score or mean win probability, less the length penalty; the filters drop some of them,
+    each counted by its reason; they propose no others in their place.
+    """
+
+    select: Literal["max_min", "max_random", "mu_minus_2sigma", "all", "random"] = setting(
         "max_min",
         change="per_round",
-        doc="max_min pairs the best answer with the worst, by score or mean win probability",
+        doc="the best against: the worst (max_min), a random worse one, the one nearest mean - 2 std; or all pairs, "
+        "or two drawn",
     )
     min_margin: float = setting(
         0.0,
@@ -86,6 +114,47 @@ class PairingConfig(Settings):
         ge=0.0,
         allow_inf_nan=False,
         doc="smallest margin that makes a pair, in the judge's units (mean win probability for pairwise judges)",
+    )
+    length_penalty: float = setting(
+        0.0,
+        change="per_round",
+        ge=0.0,
+        allow_inf_nan=False,
+        doc="taken off each value for every 1000 characters; pairs whose order it reverses are dropped",
+    )
+    max_pairs_per_prompt: int | None = setting(
+        None, change="per_round", ge=1, doc="pairs of one prompt, the widest margins first, for select: all"
+    )
+    max_similarity: float | None = setting(
+        None,
+        change="per_round",
+        ge=0.0,
+        le=1.0,
+        doc="drop pairs whose texts share more of their character trigrams (Jaccard) than this",
+    )
+    max_length_ratio: float | None = setting(
+        None,
+        change="per_round",
+        ge=1.0,
+        allow_inf_nan=False,
+        doc="drop pairs whose longer text has more than this many times the characters of the shorter",
+    )
+    truncated: Literal["keep", "drop_rejected", "drop_any"] = setting(
+        "keep", change="per_round", doc="drop pairs whose rejected answer, or either, ran into max_new_tokens"
+    )
+    keep_ties: bool = setting(
+        False, change="per_round", doc="store ties as rows with outcome tie; they are never trained as pairs"
+    )
+
+
+class CanaryConfig(Settings):
+    """Known pairs that the judge is asked among the real ones, every round."""
+
+    path: str = setting(change="per_round", doc="file of prompts with two answers and a label, or chosen and rejected")
+    num_per_round: int = setting(16, change="per_round", ge=1, doc="pairs drawn for a round")
+    min_accuracy: float = setting(0.8, change="per_round", ge=0.0, le=1.0, doc="share to be ordered rightly")
+    on_drop: Literal["warn", "stop"] = setting(
+        "warn", change="operational", doc="stop: the run stops, until this says warn; resumable"
     )
 
 
@@ -104,6 +173,7 @@ class Judging(Settings):
     fallback: AnyBackend | None = setting(
         None, change="per_round", doc="judges a prompt where this judge's budget is spent or its endpoint fails"
     )
+    canaries: CanaryConfig | None = setting(None, change="per_round", doc="known pairs that show when a judge drifts")
     num_actors: int = setting(1, change="operational", ge=1, doc="Ray actors that judge")
     cpus_per_actor: float = setting(0.0, change="operational", ge=0.0, doc="logical CPUs of each")
     gpus_per_actor: float = setting(0.0, change="operational", ge=0.0, doc="GPUs, or shares of one, of each")
@@ -161,3 +231,15 @@ JudgeConfig = Annotated[
     | Annotated[PluginJudge, Tag("plugin")],
     Discriminator(_kind),
 ]
+
+_ADAPTER: TypeAdapter[JudgeConfig] = TypeAdapter(JudgeConfig)
+
+
+def as_judge(backend: Backend) -> JudgeConfig:
+    """A judge of its own with these settings, and defaults for what the loop's judge has beside them."""
+    return _ADAPTER.validate_python(backend.model_dump(mode="json"))
+
+
+def parse_judge(section: Any) -> JudgeConfig:
+    """Validate a `judge:` section by itself. Raises pydantic's ValidationError."""
+    return _ADAPTER.validate_python(section)

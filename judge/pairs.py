@@ -1,21 +1,23 @@
-"""The preference pair of a prompt, or the one reason why it has none.
+"""The preference pairs of a prompt, or the one reason why it has none.
 
-Reasons: too_few (the group has fewer than two completions), duplicate (the two texts or token sequences are the
-same), tie, below_margin, or the commonest reason for which the judge left fewer than two completions judged.
+Reasons: those of judge.selection (too_few where the group has fewer than two completions), or the commonest reason for
+which the judge left fewer than two completions judged.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from judge.config import PairingConfig
-from judge.pairing import Choice, choose, reasons_of, values_of
-from judge.types import Answer, PreferencePair, Verdict
+from judge.pairing import reasons_of, values_of
+from judge.selection import Choice, select
+from judge.types import Answer, PreferencePair, Score, Verdict
 from rollout.types import CompletionGroup, TokenIds
 
 
-def pair_or_reason(
+def pairs_or_reason(
     group: CompletionGroup,
     answers: Sequence[Answer],
     config: PairingConfig,
@@ -23,14 +25,24 @@ def pair_or_reason(
     run_id: str,
     round_id: int,
     policy_version: int,
-) -> PreferencePair | str:
-    """The pair of one prompt, or the one reason under which the prompt is counted."""
-    choice = choose(group, values_of(answers), config)
-    if isinstance(choice, Choice):
-        return _pair(group, choice, answers, run_id=run_id, round_id=round_id, policy_version=policy_version)
-    if choice == "too_few" and len(group.completions) > 1:
+    num_filtered: Counter[str] | None = None,
+) -> list[PreferencePair] | str:
+    """The pairs of one prompt in the order of their slots, or the one reason under which the prompt is counted.
+
+    Candidates that were dropped beside pairs that were kept are counted by reason into num_filtered; a prompt without
+    a pair is counted once, under the commonest reason of its candidates. With keep_ties a tie is a row of its own.
+    """
+    selection = select(group, values_of(answers), config)
+    if selection.choices:
+        if num_filtered is not None:
+            num_filtered.update(selection.dropped)
+        return [
+            _pair(group, choice, answers, slot=slot, run_id=run_id, round_id=round_id, policy_version=policy_version)
+            for slot, choice in enumerate(selection.choices)
+        ]
+    if selection.reason == "too_few" and len(group.completions) > 1:
         return _commonest_reason(answers)
-    return choice
+    return selection.reason
 
 
 def _pair(
@@ -38,6 +50,7 @@ def _pair(
     choice: Choice,
     answers: Sequence[Answer],
     *,
+    slot: int,
     run_id: str,
     round_id: int,
     policy_version: int,
@@ -45,8 +58,9 @@ def _pair(
     by_index = {completion.index: completion for completion in group.completions}
     chosen, rejected = by_index[choice.chosen], by_index[choice.rejected]
     prompt_ids = group.prompt_token_ids
+    about = _answer_on(answers, choice)
     return PreferencePair(
-        pair_id=_place_hash(run_id, round_id, group.prompt.prompt_id, slot=0),
+        pair_id=_place_hash(run_id, round_id, group.prompt.prompt_id, slot=slot),
         content_hash=_content_hash(prompt_ids, chosen.token_ids, rejected.token_ids),
         round_id=round_id,
         prompt_id=group.prompt.prompt_id,
@@ -58,14 +72,14 @@ def _pair(
         rejected_ids=rejected.token_ids,
         chosen_logps=chosen.logps,
         rejected_logps=rejected.logps,
-        outcome="chosen",
+        outcome=choice.outcome,
         score_chosen=choice.value_chosen,
         score_rejected=choice.value_rejected,
         margin=choice.margin,
         p_chosen=_probability(answers, choice),
         policy_version=policy_version,
-        judge_id=answers[0].judge_id,
-        source=answers[0].source,
+        judge_id=about.judge_id,
+        source=about.source,
         chosen_truncated=chosen.finish_reason == "length",
         rejected_truncated=rejected.finish_reason == "length",
     )
@@ -80,6 +94,18 @@ def _probability(answers: Sequence[Answer], choice: Choice) -> float | None:
             if (answer.b, answer.a) == (choice.chosen, choice.rejected):
                 return 1.0 - answer.p_a
     return None
+
+
+def _answer_on(answers: Sequence[Answer], choice: Choice) -> Answer:
+    """The answer whose judge the pair is put down to: judges may differ within a prompt (see judge.combined)."""
+    sides = {choice.chosen, choice.rejected}
+    for answer in answers:
+        if isinstance(answer, Score):
+            if answer.index == choice.chosen:
+                return answer
+        elif {answer.a, answer.b} == sides:
+            return answer
+    return answers[0]
 
 
 def _commonest_reason(answers: Sequence[Answer]) -> str:

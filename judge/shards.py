@@ -114,17 +114,21 @@ def write_pairs(
     pairs: Sequence[PreferencePair],
     rejected: Mapping[str, tuple[str, ...]],
     num_abstained: Mapping[str, int],
+    num_filtered: Mapping[str, int] | None = None,
 ) -> PairShard:
     """Make the pairs of a chunk durable: the Arrow file, then its manifest. Equal pairs give equal bytes.
 
-    rejected: ids of the chunk's prompts without a pair, by reason; num_abstained: what the judge left open, by reason.
+    rejected: ids of the chunk's prompts without a pair, by reason; num_abstained: what the judge left open, by reason;
+    num_filtered: candidates dropped beside the pairs of their prompts, by reason.
     """
     path = f"{shard_dir}/{groups.chunk_id:05d}.arrow"
     sha256 = write_shard(run_dir / path, _pair_table(pairs))
+    num_pairs = sum(_is_paired(pair) for pair in pairs)
     shard = PairShard(
         path=path,
         chunk_id=groups.chunk_id,
-        num_pairs=len(pairs),
+        num_pairs=num_pairs,
+        num_unpaired=len(pairs) - num_pairs,
         num_prompts=len({pair.prompt_id for pair in pairs}) + sum(len(ids) for ids in rejected.values()),
         sha256=sha256,
         schema_version=SCHEMA_VERSION,
@@ -133,6 +137,7 @@ def write_pairs(
         signature=groups.signature,
         rejected=dict(rejected),
         num_abstained=dict(num_abstained),
+        num_filtered=dict(num_filtered or {}),
     )
     write_json((run_dir / path).with_suffix(".json"), shard, PairShard)
     return shard
@@ -158,6 +163,10 @@ def _answer_table(answers: Sequence[Answer]) -> pa.Table:
     return pa.Table.from_arrays(
         [_column(columns[field.name], field.type) for field in VERDICT_SCHEMA], schema=VERDICT_SCHEMA
     )
+
+
+def _is_paired(pair: PreferencePair) -> bool:
+    return pair.outcome == "chosen" and pair.chosen_ids is not None and pair.rejected_ids is not None
 
 
 def _pair_table(pairs: Sequence[PreferencePair]) -> pa.Table:

@@ -8,7 +8,9 @@ from rollout.types import Logps, Message, TokenIds, TokenSignature
 
 Outcome = Literal["a", "b", "tie", "both_bad", "abstain"]
 PairOutcome = Literal["chosen", "tie", "both_bad"]
-Source = Literal["function", "reward_model", "preference_model", "verifier", "llm", "human"]
+Source = Literal["function", "reward_model", "preference_model", "verifier", "llm", "human", "ensemble"]
+# Reasons of abstentions that another judge may answer: what failed was the way to this judge, not its judgement.
+FAILED_OVER = frozenset({"budget_spent", "endpoint_failed", "deadline"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +106,11 @@ class PreferencePair:
 class PairShard:
     """A durable Arrow file of preference pairs and its manifest, written last.
 
-    Every prompt of the chunk stands in exactly one place: it has pairs, or its id is under a reason in `rejected`.
-    num_abstained counts completions or comparisons on which the judge gave no answer, by reason.
+    Every prompt of the chunk stands in exactly one place: it has rows, or its id is under a reason in `rejected`.
+    num_pairs counts the rows that a paired loss can train (outcome chosen, both sides there), num_unpaired the others
+    (ties that are kept): the file has num_pairs + num_unpaired rows. num_abstained counts completions or comparisons
+    on which the judge gave no answer, by reason; num_filtered candidate pairs that were dropped from prompts that have
+    rows all the same, by reason.
     """
 
     path: str
@@ -119,6 +124,8 @@ class PairShard:
     signature: TokenSignature
     rejected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     num_abstained: Mapping[str, int] = field(default_factory=dict)
+    num_unpaired: int = 0
+    num_filtered: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,3 +137,7 @@ class JudgeReport:
 
     counts: Mapping[str, float] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+
+
+# Reasons of abstentions that say nothing about the answers: the judge could not be asked, and another one may be.
+FAILED_OVER = frozenset({"endpoint_failed", "deadline", "budget_spent"})

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -11,7 +11,7 @@ from pathlib import Path
 from judge.backend import build
 from judge.config import JudgeConfig, PairingConfig
 from judge.pairing import comparisons, reasons_of
-from judge.pairs import pair_or_reason
+from judge.pairs import pairs_or_reason
 from judge.protocol import Context, Judge, Question, Scorer
 from judge.shards import read_verdicts, write_pairs, write_verdicts
 from judge.types import Answer, JudgeReport, PairShard, PreferencePair, Verdict, VerdictShard
@@ -82,7 +82,7 @@ class JudgeWorker:
     async def build(self, shard: GroupShard, *, verdict_dir: str, pair_dir: str) -> PairShard:
         """The pairs of one chunk, written under pair_dir after the answers under verdict_dir.
 
-        Every prompt of the chunk has its pair or stands under exactly one reason. Raises IntegrityError if answers
+        Every prompt of the chunk has its pairs or stands under exactly one reason. Raises IntegrityError if answers
         are there that belong to other completions.
         """
         manifest = self._manifest(pair_dir, shard)
@@ -98,12 +98,13 @@ class JudgeWorker:
             by_prompt[answer.prompt_id].append(answer)
         pairs: list[PreferencePair] = []
         rejected = defaultdict(list, {reason: list(ids) for reason, ids in shard.rejected.items()})
+        filtered: Counter[str] = Counter()
         for group in groups:
-            outcome = self._pair(group, by_prompt[group.prompt.prompt_id], shard)
-            if isinstance(outcome, PreferencePair):
-                pairs.append(outcome)
-            else:
+            outcome = self._pairs(group, by_prompt[group.prompt.prompt_id], shard, filtered)
+            if isinstance(outcome, str):
                 rejected[outcome].append(group.prompt.prompt_id)
+            else:
+                pairs += outcome
         return write_pairs(
             run_dir=self._run_dir,
             shard_dir=pair_dir,
@@ -111,6 +112,7 @@ class JudgeWorker:
             pairs=pairs,
             rejected={reason: tuple(ids) for reason, ids in rejected.items()},
             num_abstained=reasons_of(found),
+            num_filtered=filtered,
         )
 
     async def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
@@ -170,14 +172,17 @@ class JudgeWorker:
             ]
         return found
 
-    def _pair(self, group: CompletionGroup, answers: Sequence[Answer], shard: GroupShard) -> PreferencePair | str:
-        return pair_or_reason(
+    def _pairs(
+        self, group: CompletionGroup, answers: Sequence[Answer], shard: GroupShard, filtered: Counter[str]
+    ) -> list[PreferencePair] | str:
+        return pairs_or_reason(
             group,
             answers,
             self._settings.pairing,
             run_id=self._run_id,
             round_id=shard.round_id,
             policy_version=shard.policy_version,
+            num_filtered=filtered,
         )
 
     def _manifest(self, folder: str, shard: GroupShard) -> Path:

@@ -11,6 +11,7 @@ from judge.types import PairShard
 from learner.config import LearnerConfig
 from learner.types import LearnerUpdate, StepMetrics
 from rollout.errors import InfraError
+from rollout.lean import import_transformers_lean
 from rollout.types import Logps, PolicyRef, TokenSequence
 
 if TYPE_CHECKING:  # whoever only calls the actor loads neither torch nor transformers
@@ -33,6 +34,8 @@ class LearnerActor:
 
     def configure(self, settings: LearnerConfig) -> None:
         """Learn what comes next by these settings."""
+        if settings == self._settings:
+            return
         self._settings = settings
         if self._worker is not None:
             self._worker.configure(settings)
@@ -69,6 +72,7 @@ class LearnerActor:
         return self._started().score(sequences, policy=policy)
 
     def _warm(self) -> None:
+        import_transformers_lean()
         from transformers.utils import logging
 
         import learner.worker  # noqa: F401

@@ -24,6 +24,9 @@ class LearnerConfig(Settings):
     batch_pairs: int = setting(
         64, change="per_round", ge=1, doc="pairs an optimizer step; the last batch may be smaller"
     )
+    replay_share: float = setting(
+        0.0, change="per_round", ge=0, lt=1, doc="share of a round's training pairs that come from older rounds"
+    )
     num_epochs: int = setting(1, change="per_round", ge=1, doc="passes over each round's pairs")
     reference: Literal["base", "round_start"] = setting(
         "base", change="per_round", doc="frozen reference: the run's base policy, or the policy at the round's start"

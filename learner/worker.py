@@ -1,7 +1,7 @@
 """One learner: trains a round's pairs, keeps its own state, publishes policies. Ray stands in actor.py."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from learner.model import check_head, choose_compute_dtype, choose_device, conte
 from learner.pairs import TokenPair, TrainingPair, check_signatures, trainable
 from learner.publication import Published, Rounding, publish_policy
 from learner.reference import Score, with_reference
+from learner.replay import replayed
 from learner.schedule import Position, learning_rate
 from learner.state import (
     MASTERS,
@@ -91,18 +92,24 @@ class LearnerWorker:
     ) -> Generator[StepMetrics, None, LearnerUpdate]:
         """Learn from a round's pairs: yields what each step measured and returns the update, state and policy written.
 
-        A round without a usable pair gives back `policy_in`. metrics holds num_rejected_REASON for pairs that could
-        not be trained. Raises UsageError for shards of another tokenizer, DivergedError, IntegrityError.
+        Shards of older rounds are replayed among the round's own as far as learner.replay_share says. A round without
+        a usable pair gives back `policy_in`. metrics holds num_rejected_REASON for pairs that could not be trained.
+        Raises UsageError for shards of another tokenizer, DivergedError, IntegrityError.
         """
         check_signatures(shards, expected_signature)
         trainer = self._restored(policy_in)
         limits = [n for n in (self.settings.max_length, context_length(trainer.model)) if n is not None]
-        ordered = sorted(shards, key=lambda shard: shard.chunk_id)
-        found = (pair for shard in ordered for pair in read_pairs(self.run_dir, shard))
-        pairs, num_rejected = trainable(found, max_length=min(limits, default=None))
+        ordered = sorted(shards, key=lambda shard: (shard.round_id, shard.chunk_id))
+        fresh, older = ([s for s in ordered if (s.round_id == round_id) is own] for own in (True, False))
+        pairs, num_rejected = self._trainable(fresh, max_length=min(limits, default=None))
         rejected = {f"num_rejected_{reason}": float(count) for reason, count in num_rejected.items()}
         if not pairs:
             return LearnerUpdate(policy_out=policy_in, num_steps=0, num_pairs=0, metrics=rejected)
+        num_fresh = len(pairs)
+        if older and self.settings.replay_share:
+            before, _ = self._trainable(older, max_length=min(limits, default=None))
+            share = self.settings.replay_share
+            pairs += replayed(before, num_fresh=num_fresh, share=share, seed=self.seed, round_id=round_id)
 
         rows = self._with_reference(pairs, round_id=round_id, policy_in=policy_in)
         batches = self._plan(rows, round_id=round_id)
@@ -129,8 +136,9 @@ class LearnerWorker:
         published = self._commit(trainer, round_id=round_id, policy_in=policy_in)
         self._resident = published.policy
         shares = {"published_share": published.share, "published_elements": published.elements}
-        metrics = {**round_means(steps), **shares, **rejected}
-        return LearnerUpdate(policy_out=published.policy, num_steps=len(steps), num_pairs=len(pairs), metrics=metrics)
+        replay = {"num_replayed": float(len(pairs) - num_fresh)} if len(pairs) > num_fresh else {}
+        metrics = {**round_means(steps), **shares, **rejected, **replay}
+        return LearnerUpdate(policy_out=published.policy, num_steps=len(steps), num_pairs=num_fresh, metrics=metrics)
 
     def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
         """Log-probabilities of each completion, float32[T] at temperature 1, under the resident or any other policy.
@@ -140,6 +148,11 @@ class LearnerWorker:
         if policy == self._resident:
             return self._score_with(self._restored(policy).model)(sequences)
         return self._score_with(load_model(self.run_dir / policy.path, device=self.device))(sequences)
+
+    def _trainable(
+        self, shards: Sequence[PairShard], *, max_length: int | None
+    ) -> tuple[list[TokenPair], Mapping[str, int]]:
+        return trainable((pair for shard in shards for pair in read_pairs(self.run_dir, shard)), max_length=max_length)
 
     def _restored(self, policy: PolicyRef) -> Trainer:
         return self._trainer if self._trainer and self._resident == policy else self._restore(policy)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from typer.core import TyperGroup
 
 from orchestrator.config import RunConfig, load_config
 from rollout.errors import RondoError, Stopped, UsageError
@@ -19,9 +20,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Iterative online DPO as one job: generate, judge, learn, repeat.",
 )
+
+
+class _JudgeByDefault(TyperGroup):
+    """`rondo judge CONFIG` judges; `rondo judge audit CONFIG` is a command of its own."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args and args[0] in self.commands else ["completions", *args])
+
+
+judge_app = typer.Typer(
+    cls=_JudgeByDefault, no_args_is_help=True, help="Judge completions that exist already, or audit a judge."
+)
 config_app = typer.Typer(no_args_is_help=True, help="Check, show or explain a configuration.")
 bench_app = typer.Typer(no_args_is_help=True, help="Figures of this machine, beside a peer.")
 app.add_typer(config_app, name="config")
+app.add_typer(judge_app, name="judge")
 app.add_typer(bench_app, name="bench")
 reward_model_app = typer.Typer(no_args_is_help=True, help="Reward models out of preference pairs.")
 app.add_typer(reward_model_app, name="reward-model")
@@ -87,6 +101,49 @@ def export(
     )
 
 
+@app.command()
+def winrate(
+    file: Annotated[Path, typer.Argument(help="Annotations: parquet, json, jsonl or csv.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Plain and length-controlled win rate of an annotation file, with intervals."""
+    from orchestrator.scoreboard.annotations import win_rate_page, win_rates
+
+    figures = win_rates(file)
+    _print_json(figures) if as_json else _console().print(win_rate_page(figures))
+
+
+@judge_app.command("completions", help="The default: rondo judge CONFIG --groups FILE --out DIR.")
+def judge_completions(
+    config: Config,
+    groups: Annotated[str, typer.Option(help="File of prompts with completions, or a round's groups folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for verdicts and pairs; what is finished there is kept.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Judge completions that exist already; writes the same shards as a run."""
+    from orchestrator.judging import judge_given
+    from orchestrator.judging_tables import judged_table
+
+    found = judge_given(config, groups, out, overrides)
+    _print_json(found) if as_json else _console().print(judged_table(found))
+
+
+@judge_app.command("audit")
+def judge_audit(
+    config: Config,
+    labels: Annotated[str, typer.Option(help="File of prompts with two answers and your label (a, b or tie).")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Hold a judge against your own labels before money is spent."""
+    from orchestrator.judging import audit_judge
+    from orchestrator.judging_tables import audit_table
+
+    found = audit_judge(config, labels, overrides)
+    _print_json(found) if as_json else _console().print(audit_table(found))
+
+
 @config_app.command("check")
 def config_check(config: Config, overrides: Overrides = None) -> None:
     """Load the configuration, its prompts, judge and policy, as `rondo run` would before it starts."""
@@ -113,6 +170,14 @@ def config_schema(config: Annotated[Path | None, typer.Argument(help="Ignored; t
 def bench_rollout(as_json: Json = False) -> None:
     """Generation through Rondo against raw vLLM, alternating, in one run."""
     from orchestrator.bench_rollout import bench_rollout as measure
+
+    _print_bench(measure(), as_json)
+
+
+@bench_app.command("judge")
+def bench_judge(as_json: Json = False) -> None:
+    """Requests/s of a language-model judge against a bare AsyncOpenAI loop, both against a stub of 50 ms latency."""
+    from orchestrator.bench_judge import bench_judge as measure
 
     _print_bench(measure(), as_json)
 

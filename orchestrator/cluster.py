@@ -14,9 +14,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from judge.actor import JudgeActor
-from judge.config import JudgeConfig
+from judge.config import JudgeConfig, as_judge
 from judge.types import Answer, JudgeReport, PairShard, Verdict
 from learner.actor import LearnerActor
+from learner.config import LearnerConfig
 from learner.types import LearnerUpdate, StepMetrics
 from orchestrator.config import ClusterConfig, RunConfig
 from orchestrator.observer import Observer
@@ -53,6 +54,8 @@ def start_ray(config: ClusterConfig) -> None:
         object_store_memory=config.object_store_mib * 1024 * 1024,
         include_dashboard=config.dashboard,
         configure_logging=True,
+        # Idle workers started ahead of time are of no use to actors with an environment of their own.
+        _system_config={"prestart_worker_first_driver": False},
         **common,
     )
 
@@ -277,8 +280,12 @@ class RayRollout:
 class RayJudge:
     """Judges as Ray actors, fed while generation goes on; a shard whose judge died goes to another one."""
 
-    def __init__(self, run: RunDir, settings: JudgeConfig, observer: Observer, *, name: str = "judge") -> None:
-        self._run, self._observer, self._name = run, observer, name
+    def __init__(
+        self, root: Path, run_id: str, settings: JudgeConfig, observer: Observer, *, name: str = "judge"
+    ) -> None:
+        self._observer, self._name = observer, name
+        self.judge_id = ""
+        self.totals: defaultdict[str, float] = defaultdict(float)
         self._calls = Calls(observer)
         self._settings = settings
         options = {"num_cpus": settings.cpus_per_actor, "num_gpus": settings.gpus_per_actor, "max_restarts": -1}
@@ -287,8 +294,8 @@ class RayJudge:
             .options(**options)
             .remote(
                 settings=settings,
-                run_dir=str(run.root),
-                run_id=run.run_id,
+                run_dir=str(root),
+                run_id=run_id,
                 name=name,
                 actor=actor,
                 num_actors=settings.num_actors,
@@ -299,7 +306,7 @@ class RayJudge:
     def start(self) -> None:
         """Wait until every judge is ready. Raises UsageError if it cannot work as configured."""
         for actor, ref in enumerate([each.start.remote() for each in self._actors]):
-            self._calls.get(ref, what=f"start of {self._name}-{actor}", timeout_s=_START_TIMEOUT_S)
+            self.judge_id = self._calls.get(ref, what=f"start of {self._name}-{actor}", timeout_s=_START_TIMEOUT_S)
 
     def configure(self, settings: JudgeConfig) -> None:
         """Judge what comes next by these settings."""
@@ -310,7 +317,7 @@ class RayJudge:
         self._settings = settings
 
     def build(self, groups: Iterable[GroupShard], *, round_id: int) -> tuple[PairShard, ...]:
-        folder = self._run.round_dir(round_id)
+        folder = RunDir.round_dir(round_id)
         kwargs = {"verdict_dir": f"{folder}/verdicts", "pair_dir": f"{folder}/pairs"}
         pending: deque[_Judging] = deque()
         shards: list[PairShard] = []
@@ -320,7 +327,7 @@ class RayJudge:
                 shards.append(self._result(pending.popleft()))
         with self._observer.stage(round_id, "judge"):
             shards += [self._result(work) for work in pending]
-        self._report(round_id)
+        self.take_report(round_id)
         return tuple(sorted(shards, key=lambda shard: shard.chunk_id))
 
     def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
@@ -346,19 +353,23 @@ class RayJudge:
                 if attempt == _MAX_ATTEMPTS:
                     raise
                 self._observer.warn(f"{error}; the shard is judged again")
+                for actor in self._actors:  # one that has come back knows only the settings that it was made with
+                    actor.configure.remote(self._settings)
                 work = self._submit(work.place + attempt, work.method, *work.args, **work.kwargs)
         raise AssertionError
 
-    def _report(self, round_id: int) -> None:
-        totals: defaultdict[str, float] = defaultdict(float)
+    def take_report(self, round_id: int | None) -> None:
+        """Add what the judges did since the last report to the totals, and show their notices."""
+        counts: defaultdict[str, float] = defaultdict(float)
         for actor, ref in enumerate([each.report.remote() for each in self._actors]):
             report: JudgeReport = self._calls.get(ref, what=f"report of {self._name}-{actor}", timeout_s=60)
             for key, count in report.counts.items():
-                totals[key] += count
+                counts[key] += count
+                self.totals[key] += count
             for notice in report.notices:
                 self._observer.warn(f"{self._name}-{actor}: {notice}")
-        if totals:
-            self._observer.record("judged", round_id=round_id, judge=self._name, **totals)
+        if counts:
+            self._observer.record("judged", round_id=round_id, judge=self._name, **counts)
 
 
 class RayLearner:
@@ -369,7 +380,7 @@ class RayLearner:
         gpus = settings.gpus
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        self._observer = observer
+        self._observer, self._settings = observer, settings
         self._calls = Calls(observer)
         self._timeout_s = settings.train_timeout_s
         self._base: PolicyRef | None = None
@@ -391,6 +402,14 @@ class RayLearner:
         """Begin to load this policy, with its state, without waiting for it."""
         self._base = base
         self._starting = self.actor.start.remote(base=base, policy=policy)
+
+    def configure(self, settings: LearnerConfig) -> None:
+        """Learn what comes next by these settings."""
+        if settings == self._settings:
+            return  # the call would wait for the learner to be up, and generation need not
+        ref = self.actor.configure.remote(settings)
+        self._calls.get(ref, what="configuring the learner", timeout_s=_START_TIMEOUT_S)
+        self._settings = settings
 
     def make_base(self, config: RunConfig, *, source: Path | None, path: str, on_step: OnStep) -> PolicyRef:
         """Make the base policy of `policy.scratch` and `policy.sft`, durably."""
@@ -424,6 +443,8 @@ class RayLearner:
                     raise
                 self._observer.warn(f"{error}; round {round_id} is learnt again from its start")
                 assert self._base is not None
+                # A process that has come back knows only the settings that it was made with.
+                self.actor.configure.remote(self._settings)
                 self.start(self._base, policy_in)
         raise AssertionError
 
@@ -447,16 +468,35 @@ class RayLearner:
         raise InfraError(f"{what} ended without a result; the learner's log is in Ray's log folder")
 
 
-def connect(run: RunDir, observer: Observer) -> tuple[Cluster, RayRollout, RayLearner]:
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The stages of a run, and what only who starts them needs to know."""
+
+    cluster: Cluster
+    rollout: RayRollout
+    learner: RayLearner
+    judges: tuple[RayJudge, ...]
+
+
+def connect(run: RunDir, observer: Observer) -> Started:
     """Start all actors side by side; nothing is waited for."""
     config = run.config
     rollout = RayRollout(run, config, observer)
     learner = RayLearner(run, config, observer)
-    judge = RayJudge(run, config.judge, observer)
-    calls = Calls(observer)
+    judge = RayJudge(run.root, run.run_id, config.judge, observer)
+    gold = None
+    if config.evaluation.gold is not None:
+        gold = RayJudge(run.root, run.run_id, as_judge(config.evaluation.gold), observer, name="gold")
 
     def configure(changed: RunConfig) -> None:
         judge.configure(changed.judge)
-        calls.get(learner.actor.configure.remote(changed.learner), what="configuring the learner", timeout_s=600)
+        learner.configure(changed.learner)
+        if gold is not None and changed.evaluation.gold is not None:
+            gold.configure(as_judge(changed.evaluation.gold))
 
-    return Cluster(rollout=rollout, judge=judge, learner=learner, configure=configure), rollout, learner
+    return Started(
+        cluster=Cluster(rollout=rollout, judge=judge, learner=learner, gold=gold, configure=configure),
+        rollout=rollout,
+        learner=learner,
+        judges=(judge,) if gold is None else (judge, gold),
+    )

@@ -1,18 +1,23 @@
 """The one configuration tree: each package owns its section, `RunConfig` composes them."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError, model_validator
 
-from judge.config import JudgeConfig
+from judge.config import AnyBackend, JudgeConfig
 from learner.base_config import ScratchConfig, SftConfig
 from learner.config import LearnerConfig
+from orchestrator.scoreboard.config import AlarmConfig, GateConfig
+from orchestrator.types import Baseline
 from rollout.config import PromptsConfig, RolloutConfig
 from rollout.errors import UsageError
 from rollout.types import Settings, setting
+
+T = TypeVar("T")
 
 
 class PolicyConfig(Settings):
@@ -43,7 +48,11 @@ class EvaluationConfig(Settings):
     column: str | None = setting(None, change="per_round", doc="column that holds the prompts")
     num_prompts: int | None = setting(None, change="per_round", doc="use only the first so many", ge=1)
     num_completions: int = setting(1, change="per_round", doc="answers a prompt, each compared with one", ge=1)
-    baseline: Literal["base", "previous"] = setting("base", change="per_round", doc="what the policy is held against")
+    baseline: Baseline = setting("base", change="per_round", doc="the headline: what the policy is held against")
+    compare_previous: bool = setting(True, change="per_round", doc="also against the policy that the round began with")
+    gold: AnyBackend | None = setting(None, change="per_round", doc="a second judge that nobody trains on")
+    alarm: AlarmConfig = setting(AlarmConfig(), change="per_round", doc="when over-optimisation is called")
+    gate: GateConfig = setting(GateConfig(), change="per_round", doc="what promotes a round's policy")
 
 
 class ProbeConfig(Settings):
@@ -81,6 +90,11 @@ class RunConfig(Settings):
 
 def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
     """Read a YAML file and apply `a.b=value` overrides. Raises UsageError, one line for every mistake."""
+    return parse_config(read_tree(path, overrides), origin=str(path))
+
+
+def read_tree(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """A YAML file as plain values, with `a.b=value` overrides applied and nothing validated."""
     try:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
@@ -91,16 +105,22 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
         raise UsageError(f"configuration {path} holds {type(tree).__name__}, expected keys such as `policy:`")
     for override in overrides or []:
         _apply(tree, override)
-    return parse_config(tree, origin=str(path))
+    return tree
 
 
 def parse_config(tree: dict[str, Any], *, origin: str) -> RunConfig:
     """Validate a tree of plain values. Raises UsageError that names the origin and every wrong key."""
+    return parse_section(RunConfig.model_validate, tree, name="", origin=origin)
+
+
+def parse_section(validate: Callable[[Any], T], section: Any, *, name: str, origin: str) -> T:
+    """Validate one section of the tree by itself; name is its key. Raises UsageError like parse_config."""
     try:
-        return RunConfig.model_validate(tree)
+        return validate(section)
     except ValidationError as error:
-        problems = "; ".join(_problem(dict(detail)) for detail in error.errors())
-        raise UsageError(f"{origin}: {problems}") from error
+        prefix = (name,) if name else ()
+        details = [{**detail, "loc": (*prefix, *detail["loc"])} for detail in error.errors()]
+        raise UsageError(f"{origin}: {'; '.join(_problem(detail) for detail in details)}") from error
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

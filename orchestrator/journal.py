@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from judge.types import PairShard
 from orchestrator.rundir import RunDir
 from orchestrator.types import RoundRecord
 from rollout.errors import IntegrityError
@@ -66,6 +67,12 @@ class Journal:
     def record(self, round_id: int) -> RoundRecord:
         """A round that has been opened. Raises IntegrityError if it has not."""
         return read_json(self._path(round_id), RoundRecord)
+
+    def replay(self, round_id: int) -> list[PairShard]:
+        """The pair shards of all rounds before this one, where its settings replay any."""
+        if not self.run.config_at(round_id).learner.replay_share:
+            return []
+        return [shard for earlier in range(round_id) for shard in self.record(earlier).shards or ()]
 
     def records(self) -> list[RoundRecord]:
         """All opened rounds, in order."""

@@ -1,15 +1,19 @@
 """The loop. It has no resume branch: a finished stage comes back filled in, so to resume is to run."""
 
 from collections.abc import Sequence
+from typing import Literal
 
+from orchestrator.canaries import ask_canaries, heed_canaries
 from orchestrator.chunks import in_chunks
 from orchestrator.evaluation import evaluate
 from orchestrator.journal import Journal
 from orchestrator.observer import Observer
 from orchestrator.probe import probe
+from orchestrator.scoreboard.config import AlarmConfig, GateConfig
+from orchestrator.scoreboard.gate import Decision, GateScores, decide
 from orchestrator.stages import Cluster
-from orchestrator.types import RoundRecord
-from rollout.errors import UsageError
+from orchestrator.types import RoundRecord, RoundScores
+from rollout.errors import Stopped, UsageError
 from rollout.types import PolicyRef, Prompt, PromptChunk
 
 
@@ -31,17 +35,26 @@ def run_rounds(
                 record = journal.commit(record, shards=cluster.judge.build(groups, round_id=round_id))
         if record.update is None:  # learn and publish
             if record.probe is None:
-                record = journal.commit(record, probe=probe(journal, cluster, record, config.probe))
+                asked = ask_canaries(journal, cluster, record)
+                measured = probe(journal, cluster, record, config.probe)
+                record = journal.commit(record, canaries=asked, probe=measured)
+            heed_canaries(record, config.judge.canaries, observer)
             with observer.stage(round_id, "learn"):
                 update = cluster.learner.train(
-                    round_id=round_id, shards=record.shards or (), policy_in=record.policy_in, on_step=observer.step
+                    round_id=round_id,
+                    shards=[*journal.replay(round_id), *(record.shards or ())],
+                    policy_in=record.policy_in,
+                    on_step=observer.step,
                 )
                 record = journal.commit(record, update=update)
-        if record.scores is None:  # measure, then promote
+        if record.scores is None:  # measure, then promote or roll back
             scores = evaluate(journal, cluster, record, held_out, observer)
-            record = journal.commit(record, scores=scores, policy_next=gate(record))
+            decision = gate(record, scores, config.evaluation.gate)
+            policy_next = record.policy_out if decision.promote else record.policy_in
+            record = journal.commit(record, scores=scores, gate_reasons=decision.reasons, policy_next=policy_next)
         policy = record.policy_next or record.policy_in
         observer.round_done(record)
+        heed_alarms(record, config.evaluation.alarm, observer)
     return policy
 
 
@@ -61,7 +74,27 @@ def chunk_prompts(journal: Journal, record: RoundRecord, prompts: Sequence[Promp
     )
 
 
-def gate(record: RoundRecord) -> PolicyRef:
-    """The policy that the next round starts from: the update's. Holding back or rolling back would be decided here."""
-    assert record.update is not None
-    return record.update.policy_out
+def gate(record: RoundRecord, scores: RoundScores, rules: GateConfig) -> Decision:
+    """Whether the next round starts from this round's policy; the gold judge is believed where there is one."""
+    judge: Literal["gold", "judge"] = "gold" if scores.standing("gold", "base") else "judge"
+    # In the first round the base is the previous policy.
+    against = scores.standing(judge, "previous") or (scores.standing(judge, "base") if record.round_id == 0 else None)
+    answers = scores.answers
+    return decide(
+        rules,
+        GateScores(
+            win_rate_previous=against.win_rate if against else None,
+            kl=answers.kl_k3 if answers else None,
+            length_growth=answers.length_growth if answers else None,
+            alarms=scores.alarms,
+        ),
+    )
+
+
+def heed_alarms(record: RoundRecord, config: AlarmConfig, observer: Observer) -> None:
+    """Raise Stopped where a round is over-optimised and the configuration says to stop."""
+    if record.scores and record.scores.alarms and config.action == "stop":
+        raise Stopped(
+            f"round {record.round_id} raised an alarm ({record.scores.alarms[0]}); fork the run from an earlier round "
+            "with a larger learner.beta, or set evaluation.alarm.action: warn to go on"
+        )

@@ -142,4 +142,9 @@ def warnings_of(record: RoundRecord) -> list[str]:
             f"round {record.round_id}: only {share:.0%} of the update survived publication, so rollout lags the "
             "learner; raise learner.learning_rate, set learner.publish_rounding: stochastic, or publish in float32"
         )
+    if record.scores is not None:
+        found += [f"round {record.round_id}: {alarm}" for alarm in record.scores.alarms]
+    if record.gate_reasons:
+        done = f"rolled back to v{record.policy_in.version}" if record.rolled_back else "promoted all the same"
+        found.append(f"round {record.round_id}: {'; '.join(record.gate_reasons)}; {done} (evaluation.gate)")
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from judge.check import check_judge
 from orchestrator.base import find_policy
 from orchestrator.config import RunConfig
+from orchestrator.given import read_labels
 from rollout.encoder import PromptEncoder
 from rollout.errors import DataError, UsageError
 from rollout.prompts import refuse_overlap
@@ -32,6 +33,10 @@ def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
     """Load prompts and look at the policy and the judge. Raises UsageError in one line for whatever is wrong."""
     refuse_shadows(directory or Path.cwd())
     check_judge(config.judge)
+    if config.judge.canaries is not None:
+        read_labels(config.judge.canaries.path)
+    if config.evaluation.gold is not None:
+        check_judge(config.evaluation.gold)
     folder = find_policy(config.policy)
     loaded = load_prompts(config.prompts.path, split=config.prompts.split, column=config.prompts.column)
     if config.prompts.num_per_round > len(loaded.prompts):

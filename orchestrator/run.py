@@ -7,15 +7,16 @@ from types import FrameType
 from rich.console import Console
 
 from orchestrator.base import BASE_PATH, existing_base, link_base, record_base
-from orchestrator.cluster import RayLearner, RayRollout, connect, start_ray, stop_ray
+from orchestrator.cluster import RayLearner, connect, start_ray, stop_ray
 from orchestrator.config import RunConfig
 from orchestrator.journal import Journal
 from orchestrator.loop import run_rounds
 from orchestrator.observer import Observer
 from orchestrator.preflight import Inputs, check_encoder, check_inputs
 from orchestrator.rundir import RunDir, lock_run, open_run
+from orchestrator.scoreboard.standings import rank_rounds
 from orchestrator.show import before_and_after
-from orchestrator.tables import samples
+from orchestrator.tables import samples, scoreboard_table
 from rollout.errors import Stopped, UsageError
 from rollout.types import PolicyRef
 
@@ -41,6 +42,10 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
         finally:
             stop_ray()
         observer.record("attempt", state="done")
+        scoreboard = scoreboard_table(journal.records(), rank_rounds(journal.records()))
+        if scoreboard:
+            observer.console.print()
+            observer.console.print(scoreboard)
         rows = before_and_after(journal, num=3)
         if rows:
             observer.console.print(samples(rows))
@@ -64,13 +69,15 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
         with observer.stage(None, "start"):
             start_ray(run_dir.config.cluster)
             _stop_on_signals(observer)  # after Ray, which installs handlers of its own
-            cluster, rollout, learner = connect(run_dir, observer)
-            base = _base(run_dir, inputs, rollout, learner, observer)
+            started = connect(run_dir, observer)
+            base = _base(run_dir, inputs, started.learner, observer)
             journal = Journal(run_dir, base_policy=base)
             current = _current_policy(journal)
-            rollout.start(current)
-            learner.start(base, current)
-        run_rounds(journal, cluster, inputs.prompts, inputs.held_out, observer)
+            started.rollout.start(current)
+            started.learner.start(base, current)
+            for judge in started.judges:  # a judge that cannot work is refused before the first generation
+                judge.start()
+        run_rounds(journal, started.cluster, inputs.prompts, inputs.held_out, observer)
     return journal
 
 
@@ -85,7 +92,7 @@ def _finished(run_dir: RunDir) -> Journal | None:
     return journal if done else None
 
 
-def _base(run_dir: RunDir, inputs: Inputs, rollout: RayRollout, learner: RayLearner, observer: Observer) -> PolicyRef:
+def _base(run_dir: RunDir, inputs: Inputs, learner: RayLearner, observer: Observer) -> PolicyRef:
     """The run's base policy: the one it has, a link to the one it was given, or one that the learner makes now."""
     base = existing_base(run_dir.root)
     if base is not None:

@@ -99,14 +99,14 @@ def open_run(root: Path, config: RunConfig, *, amend: bool = False) -> RunDir:
             f"{root} belongs to a run with other identity settings ({'; '.join(differences['identity'])}); "
             "give another --run-dir, or put the settings back"
         )
-    if differences["per_round"] and not amend:
+    opened = len(list(root.glob("rounds/*/record.json")))
+    if differences["per_round"] and opened and not amend:
         raise UsageError(
             f"{root} was run with other settings ({'; '.join(differences['per_round'])}); give --amend to use the new "
             "ones from the next unopened round on, another --run-dir for a new run, or put the settings back"
         )
     if not (differences["per_round"] or differences["operational"]):
         return run
-    opened = len(list(root.glob("rounds/*/record.json")))
     notes = tuple(differences["per_round"] + differences["operational"])
     amendment = Amendment(from_round=opened, changes=notes, config=config.model_dump(mode="json"))
     file = RunFile(**{**run.file.__dict__, "amendments": (*run.file.amendments, amendment)})

@@ -1,7 +1,7 @@
 """What the loop asks of a cluster: three stages, each behind a small interface. Ray implements them in cluster.py."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from judge.types import Answer, PairShard, Verdict
@@ -52,9 +52,10 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The three stages, and how they take new per-round settings."""
+    """The three stages, the gold judge where there is one, and how they take new per-round settings."""
 
     rollout: Rollout
     judge: Judge
     learner: Learner
-    configure: Callable[[RunConfig], None]
+    gold: Judge | None = None
+    configure: Callable[[RunConfig], None] = field(default=lambda config: None)

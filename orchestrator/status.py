@@ -2,20 +2,24 @@
 
 import json
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.base import existing_manifest
 from orchestrator.journal import Journal
 from orchestrator.rundir import read_run
-from orchestrator.tables import round_table
-from orchestrator.types import RoundRecord
+from orchestrator.scoreboard.standings import rank_rounds
+from orchestrator.tables import round_table, scoreboard_table
+from orchestrator.types import RoundRecord, RoundScores
 from rollout.types import PolicyRef
 
+_LINE_KEYS = {"kind", "round", "stage", "time", "round_id", "judge"}
 STAGES = ("generate", "judge", "learn", "sync", "evaluate")
 
 
@@ -41,6 +45,10 @@ def status(root: Path) -> dict[str, Any]:
         "num_steps_total": sum(round_["num_steps"] for round_ in rounds),
         "first_token_s": next((line["seconds"] for line in lines if line["kind"] == "first_token"), None),
         "rounds": rounds,
+        "ranking": [
+            {"round_id": one.round_id, "elo": one.elo, "low": one.elo_low, "high": one.elo_high}
+            for one in rank_rounds(records)
+        ],
     }
 
 
@@ -54,6 +62,8 @@ def status_page(root: Path) -> RenderableType:
     blocks: list[RenderableType] = [Text(head, style="bold")]
     if found["rounds"]:
         blocks.append(round_table(journal.records()))
+        scoreboard = scoreboard_table(journal.records(), rank_rounds(journal.records()))
+        blocks += [scoreboard] if scoreboard else []
     for round_ in found["rounds"]:
         spent = "  ".join(f"{name} {value:.1f} s" for name, value in round_["seconds"].items())
         rate = round_["tokens_per_s"]
@@ -90,6 +100,7 @@ def _round(record: RoundRecord, seconds: dict[str, float], lines: list[dict[str,
     rate = scores.win_rate if scores else None
     here = [line for line in lines if line["round"] == record.round_id and line["stage"] == "generate"]
     tokens = sum(line["num_tokens"] for line in here if line["kind"] == "generated")
+    judged = [line for line in lines if line["round"] == record.round_id and line["kind"] == "judged"]
     update = record.update
     return {
         "round_id": record.round_id,
@@ -106,8 +117,13 @@ def _round(record: RoundRecord, seconds: dict[str, float], lines: list[dict[str,
         "win_rate": {"mean": rate.mean, "low": rate.low, "high": rate.high, "baseline": scores.baseline}
         if scores and rate
         else None,
-        "kl": scores.kl_k3 if scores else None,
-        "response_length": scores.response_length if scores else None,
+        "kl": scores.answers.kl_k3 if scores and scores.answers else None,
+        "response_length": scores.answers.response_length if scores and scores.answers else None,
+        "scores": TypeAdapter(RoundScores).dump_python(scores, mode="json") if scores else None,
+        "canaries": asdict(record.canaries) if record.canaries else None,
+        "judging": {key: value for line in judged for key, value in line.items() if key not in _LINE_KEYS},
+        "rolled_back": record.rolled_back,
+        "gate_reasons": list(record.gate_reasons),
         "probe": record.probe.mean_difference if record.probe else None,
         "tokens_per_s": tokens / seconds["generate"] if tokens and seconds["generate"] else None,
         "seconds": seconds,

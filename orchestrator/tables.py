@@ -1,13 +1,16 @@
 """Rounds and samples as a person reads them in a terminal."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.types import Interval, RoundRecord
+from orchestrator.types import Interval, RoundRecord, RoundScores
+
+if TYPE_CHECKING:  # scipy takes seconds to import, and a run starts without it
+    from orchestrator.scoreboard.ranking import Strength
 
 # Widths are fixed, so that rows printed as rounds end stand under the header printed before the first.
 _COLUMNS = {
@@ -42,6 +45,7 @@ def round_table(records: Sequence[RoundRecord], *, header: bool = True) -> Table
 
 def _row(record: RoundRecord) -> list[str]:
     update, scores = record.update, record.scores
+    answers = scores.answers if scores else None
     metrics = update.metrics if update else {}
     trained = bool(update and update.num_steps)
     rejected = ", ".join(f"{reason} {num}" for reason, num in sorted(record.all_rejected.items())) or "-"
@@ -53,9 +57,49 @@ def _row(record: RoundRecord) -> list[str]:
         _number(metrics.get("reward_margin"), "+.3f") if trained else "-",
         _number(metrics.get("reward_accuracy"), ".2f") if trained else "-",
         _number(metrics.get("published_share"), ".0%") if trained else "-",
-        _number(scores.kl_k3 if scores else None, ".3f"),
-        _number(scores.response_length if scores else None, ".0f"),
+        _number(answers.kl_k3 if answers else None, ".3f"),
+        _number(answers.response_length if answers else None, ".0f"),
         interval(scores.win_rate) if scores and scores.win_rate else "-",
+    ]
+
+
+def scoreboard_table(records: Sequence[RoundRecord], strengths: "Sequence[Strength]" = ()) -> Table | None:
+    """What evaluation found beyond the headline, one row a round; None where nothing was evaluated."""
+    evaluated = [record for record in records if record.scores and record.scores.standings]
+    if not evaluated:
+        return None
+    table = Table(header_style="bold", pad_edge=False, box=None, title="scoreboard", title_justify="left")
+    gold = any(record.scores.standing("gold", "base") for record in evaluated if record.scores)
+    names = ["round", "same length", "vs previous", *(["gold judge"] if gold else []), "all rounds (Elo)"]
+    names += ["reward accuracy", "length p10/50/90", "cut off", "distinct-2", "self-BLEU", "ties"]
+    for name in names:
+        table.add_column(name, justify="right")
+    by_round = {strength.round_id: strength for strength in strengths}
+    for record in evaluated:
+        assert record.scores is not None
+        table.add_row(*_scoreboard_row(record.round_id, record.scores, by_round.get(record.round_id), gold=gold))
+    return table
+
+
+def _scoreboard_row(round_id: int, scores: RoundScores, strength: "Strength | None", *, gold: bool) -> list[str]:
+    ours, before, other = scores.standing("judge", "base"), scores.standing("judge", "previous"), None
+    if gold:
+        other = scores.standing("gold", "base")
+    answers, accuracy = scores.answers, scores.implicit_accuracy
+    lengths = f"{answers.length_p10:.0f}/{answers.length_p50:.0f}/{answers.length_p90:.0f}" if answers else "-"
+    ties = ours.num_ties / ours.num_answered if ours and ours.num_answered else None
+    return [
+        str(round_id),
+        f"{ours.length_controlled.mean:.2f}" if ours and ours.length_controlled else "-",
+        interval(before.win_rate) if before and before.win_rate else "-",
+        *([interval(other.win_rate) if other and other.win_rate else "-"] if gold else []),
+        f"{strength.elo:+.0f} [{strength.elo_low:+.0f}, {strength.elo_high:+.0f}]" if strength else "-",
+        f"{accuracy.mean:.2f}" if accuracy else "-",
+        lengths,
+        _number(answers.truncation_rate if answers else None, ".0%"),
+        _number(answers.distinct_2 if answers else None, ".2f"),
+        _number(answers.self_bleu if answers else None, ".2f"),
+        _number(ties, ".0%"),
     ]
 
 

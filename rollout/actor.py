@@ -10,6 +10,7 @@ import ray
 
 from rollout.config import RolloutConfig
 from rollout.errors import InfraError
+from rollout.lean import import_transformers_lean
 from rollout.types import GroupShard, LoadReport, Logps, PolicyRef, Progress, PromptChunk, Sampling, TokenSequence
 
 if TYPE_CHECKING:  # whoever only calls the actor loads neither torch nor transformers
@@ -61,6 +62,7 @@ class RolloutActor:
             await self._worker.close()
 
     def _warm(self) -> None:
+        import_transformers_lean()
         if self._settings.engine == "vllm":
             from rollout.vllm_engine import VllmEngine
 

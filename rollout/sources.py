@@ -39,7 +39,7 @@ def load_prompts(path: str, *, split: str = "train", column: str | None = None) 
     rejected: Counter[str] = Counter()
     for source, row in read_rows(path, split=split):
         try:
-            prompt = _prompt_of(row, source, column)
+            prompt = prompt_of(row, source, column)
         except DataError as error:
             rejected[error.reason] += 1
             continue
@@ -53,7 +53,8 @@ def load_prompts(path: str, *, split: str = "train", column: str | None = None) 
     return LoadedPrompts(prompts=tuple(found.values()), rejected=dict(rejected))
 
 
-def _prompt_of(row: Any, source: str, column: str | None) -> Prompt:
+def prompt_of(row: Any, source: str, column: str | None = None) -> Prompt:
+    """The prompt of one row; its other columns become metadata. Raises DataError with the reason, UsageError."""
     row = {"prompt": row} if isinstance(row, str) else row
     if not isinstance(row, Mapping):
         raise UsageError(f"{source} is a {type(row).__name__}, expected a row: a mapping of columns, or a text")

@@ -1,1 +1,1 @@
-"""Judges made of judges: ensemble, cascade, fallback."""
+"""Judges made of judges: ensembles, cascades, and a fallback."""

@@ -66,8 +66,10 @@ class LlmBackend(Backend):
     max_reasks: int = setting(
         2, change="per_round", ge=0, doc="times that an unusable or contradictory verdict is asked for again"
     )
-    extra_body: dict[str, Any] = setting({}, change="per_round", doc="further fields of the request, sent as they are")
-    concurrency: int = setting(64, change="operational", ge=1, doc="requests in flight")
+    extra_body: dict[str, Any] = setting(
+        {}, change="per_round", doc="further fields of the request; they win, null drops one"
+    )
+    concurrency: int = setting(64, change="operational", ge=1, doc="requests in flight, of all actors")
     tokens_per_minute: int | None = setting(None, change="operational", ge=1, doc="of the endpoint; none: no limit")
     requests_per_minute: int | None = setting(None, change="operational", ge=1, doc="of the endpoint; none: no limit")
     timeout_s: float = setting(
@@ -81,6 +83,12 @@ class LlmBackend(Backend):
         3600.0, change="operational", gt=0.0, allow_inf_nan=False, doc="seconds for all verdicts of one chunk"
     )
     budget: BudgetConfig = setting(BudgetConfig(), change="operational", doc="what it may spend in this run")
+
+    @model_validator(mode="after")
+    def _grades_are_read_by_a_schema(self) -> Self:
+        if self.style == "pointwise" and self.method == "logprobs":
+            raise ValueError("style: pointwise needs method: json; 10 may be two tokens, and 1 then begins it")
+        return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:

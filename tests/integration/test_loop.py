@@ -72,7 +72,7 @@ def test_a_judge_that_raises_is_counted_and_the_run_goes_on(policy, tmp_path):
     assert record.num_rejected == {"judge_raised": 8}
     assert record.num_abstained == {"judge_raised": 24}
     assert record.scores.win_rate is None
-    assert record.scores.num_abstained == 4
+    assert record.scores.standing("judge").num_abstained == 4
 
 
 def test_more_rounds_may_follow_and_the_earlier_stay_as_they_are(policy, tmp_path):
@@ -127,3 +127,13 @@ def test_a_probe_above_its_bound_or_not_finite_stops_the_run(wrong):
     with pytest.raises(ProbeError, match="engine and learner disagree on policy v3"):
         check_probe(learner + np.float32(wrong), learner, version=3, num_completions=2, bound=0.1)
     assert check_probe(learner, learner, version=3, num_completions=2, bound=0.1).mean_difference == 0.0
+
+
+def test_pairs_of_older_rounds_are_replayed_in_the_share_asked_for(policy, tmp_path):
+    journal = tiny_run(tiny_config(policy, learner__replay_share=0.5), tmp_path / "run")
+    first, second = journal.records()
+    assert "num_replayed" not in first.update.metrics
+    assert second.update.metrics["num_replayed"] == min(first.num_pairs, second.num_pairs)
+    assert second.update.num_pairs == second.num_pairs
+    steps = -(-(second.num_pairs + int(second.update.metrics["num_replayed"])) // 4)
+    assert second.update.num_steps == steps

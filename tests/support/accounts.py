@@ -1,6 +1,7 @@
 """The books of a finished run: every prompt once, every pair once, steps that follow from the pairs."""
 
 import math
+from collections import Counter
 from pathlib import Path
 
 from judge.shards import read_pairs
@@ -22,7 +23,7 @@ def check_accounts(root: Path) -> Journal:
         accounted: list[str] = []
         for shard in record.shards or ():
             pairs = read_pairs(journal.run.root, shard)
-            assert len(pairs) == shard.num_pairs
+            assert len(pairs) == shard.num_pairs + shard.num_unpaired
             pair_ids += [pair.pair_id for pair in pairs]
             accounted += sorted({pair.prompt_id for pair in pairs})
             accounted += [prompt_id for ids in shard.rejected.values() for prompt_id in ids]
@@ -30,8 +31,8 @@ def check_accounts(root: Path) -> Journal:
         assert record.update is not None
         steps = config.learner.num_epochs * math.ceil(record.update.num_pairs / config.learner.batch_pairs)
         assert record.update.num_steps == steps
-        assert record.update.num_pairs == record.num_pairs - sum(record.all_rejected.values()) + sum(
-            record.num_rejected.values()
-        )
+        untrained = Counter(record.all_rejected) - Counter(record.num_rejected)
+        assert untrained.pop("pair_unpaired", 0) == sum(shard.num_unpaired for shard in record.shards or ())
+        assert record.update.num_pairs == record.num_pairs - untrained.total()
     assert len(set(pair_ids)) == len(pair_ids)
     return journal

@@ -6,6 +6,7 @@ For tests that are about the loop and its files. The engine is the bit-reproduci
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
+from judge.config import JudgeConfig, as_judge
 from judge.types import Answer, PairShard, Verdict
 from judge.worker import JudgeWorker
 from learner.types import LearnerUpdate
@@ -49,10 +50,10 @@ class LocalRollout:
 
 
 class LocalJudge:
-    def __init__(self, run: RunDir, config: RunConfig) -> None:
+    def __init__(self, run: RunDir, settings: JudgeConfig, *, name: str = "judge") -> None:
         self._run = run
         self._loop = asyncio.new_event_loop()  # one for good, as a judge's connections belong to it
-        self.worker = JudgeWorker(settings=config.judge, run_dir=run.root, run_id=run.run_id)
+        self.worker = JudgeWorker(settings=settings, run_dir=run.root, run_id=run.run_id, name=name)
 
     def configure(self, config: RunConfig) -> None:
         self._loop.run_until_complete(self.worker.configure(config.judge))
@@ -101,7 +102,12 @@ class LocalLearner:
 
 
 def local_cluster(run: RunDir, base: PolicyRef) -> Cluster:
-    judge = LocalJudge(run, run.config)
+    judge = LocalJudge(run, run.config.judge)
+    gold = run.config.evaluation.gold
     return Cluster(
-        rollout=LocalRollout(run, base), judge=judge, learner=LocalLearner(run, base), configure=judge.configure
+        rollout=LocalRollout(run, base),
+        judge=judge,
+        learner=LocalLearner(run, base),
+        gold=None if gold is None else LocalJudge(run, as_judge(gold), name="gold"),
+        configure=judge.configure,
     )

@@ -20,3 +20,14 @@ def always_tied(prompts, completions, **columns):
 
 def raises(prompts, completions, **columns):
     raise RuntimeError("the judge is out to lunch")
+
+
+def dislikes(prompts, completions, **columns):
+    """The gold judge who likes the opposite of what `score` likes."""
+    return [-value for value in score(prompts, completions)]
+
+
+def known_pairs():
+    """Canaries that `score` orders rightly, but for every fourth."""
+    sides = [("xxxx", "eeee") if n % 4 == 0 else ("eeee", "xxxx") for n in range(12)]
+    return [{"prompt": f"canary {n}", "chosen": a, "rejected": b} for n, (a, b) in enumerate(sides)]

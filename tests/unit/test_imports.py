@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ORDER = ["rollout", "judge", "learner", "orchestrator"]
-PUBLIC = {"types", "errors", "shards"}
+PUBLIC = {"types", "errors", "shards", "lean"}
 # What the orchestrator needs before any actor exists: prompts are drawn, and bad input is refused, in the driver.
-ORCHESTRATOR = {"config", "actor", "sources", "prompts", "encoder", "check", "base_config"}
+ORCHESTRATOR = {"config", "actor", "rows", "sources", "prompts", "encoder", "check", "base_config"}
 # `rondo reward-model fit` trains in this process, and `rondo bench reward` measures a judge without Ray around it.
 ORCHESTRATOR |= {"reward_config", "reward_model", "backend", "protocol"}
 ONLY_IN = {
@@ -71,3 +71,12 @@ def test_rollout_types_is_light():
     code = "import sys, rollout.types, judge.types, learner.types; print({'torch', 'ray', 'vllm'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "set()"
+
+
+def test_starting_lean_leaves_out_what_is_never_used():
+    code = (
+        "import sys; from rollout.lean import import_transformers_lean; import_transformers_lean(); "
+        "from transformers import AutoModelForCausalLM as model; model.from_pretrained; print('sklearn' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "False"

@@ -136,7 +136,7 @@ def assert_same(left, right):
 def test_pairs_round_trip_losslessly(tmp_path, pairs):
     shard = write(tmp_path, pairs)
     back = read_pairs(tmp_path, shard)
-    assert len(back) == len(pairs) == shard.num_pairs
+    assert len(back) == len(pairs) == shard.num_pairs + shard.num_unpaired
     for one, other in zip(pairs, back, strict=True):
         assert_same(one, other)
     assert write(tmp_path, back).sha256 == shard.sha256
@@ -170,6 +170,21 @@ def test_the_manifest_says_what_stands_in_the_shard(tmp_path):
     assert (shard.num_pairs, shard.num_prompts) == (1, 4)
     assert (shard.signature, shard.policy_version, shard.num_abstained) == (SIGNATURE, 1, {"judge_raised": 2})
     assert find_shards(tmp_path, PAIRS, PairShard) == [shard]
+
+
+def test_rows_that_no_paired_loss_can_train_are_counted_apart(tmp_path):
+    rows = [make_pair(), make_pair(outcome="tie"), make_pair(rejected_ids=None), make_pair(outcome="both_bad")]
+    shard = write_pairs(
+        run_dir=tmp_path,
+        shard_dir=PAIRS,
+        groups=make_shard(tmp_path, []),
+        pairs=rows,
+        rejected={},
+        num_abstained={},
+        num_filtered={"below_margin": 3},
+    )
+    assert (shard.num_pairs, shard.num_unpaired, shard.num_prompts) == (1, 3, 1)
+    assert find_shards(tmp_path, PAIRS, PairShard)[0].num_filtered == {"below_margin": 3}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judge.config import FunctionJudge, PairingConfig
-from judge.pairing import Choice, choose, comparisons, reasons_of, values_of
-from judge.pairs import pair_or_reason
+from judge.pairing import comparisons, reasons_of, values_of
+from judge.pairs import pairs_or_reason
+from judge.selection import Choice, select
 from judge.types import PreferencePair, Score, Verdict
 from tests.support.tiny_groups import make_completion, make_group
 
@@ -35,6 +36,20 @@ def scores_of(group, values, reason="judge_not_finite"):
 
 def verdict(a, b, outcome, p_a=None, reason=""):
     return Verdict(prompt_id="p", a=a, b=b, outcome=outcome, p_a=p_a, judge_id="j", source="function", reason=reason)
+
+
+def pair_or_reason(*args, **kwargs):
+    """What is selected one at a time has one row."""
+    found = pairs_or_reason(*args, **kwargs)
+    if isinstance(found, str):
+        return found
+    (pair,) = found
+    return pair
+
+
+def choose(*args):
+    selection = select(*args)
+    return selection.choices[0] if selection.choices else selection.reason
 
 
 def pair_of(texts, values, **pairing):
