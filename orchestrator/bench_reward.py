@@ -10,36 +10,16 @@ from typing import Any
 import numpy as np
 
 from judge.backend import build
-from judge.config import RewardModelBackend
+from judge.config import RewardModelJudge
 from judge.protocol import Context, Scorer
 from orchestrator.bench import NUM_PAIRS, compared, report
+from orchestrator.reward_model import quiet_transformers
 from rollout.types import Completion, CompletionGroup, Message, Prompt
 
 _NUM_PROMPTS = 64
 _NUM_COMPLETIONS = 4
 _BATCH_SIZE = 32
-_WORDS = [
-    "the",
-    "quick",
-    "answer",
-    "is",
-    "good",
-    "and",
-    "a",
-    "long",
-    "one",
-    "is",
-    "better",
-    "than",
-    "no",
-    "question",
-    "about",
-    "things",
-    "that",
-    "are",
-    "not",
-    "here",
-]
+_TEXT = "the quick answer is good and a long one is better than no question about things that are not here"
 
 
 def bench_reward(*, num_pairs: int = NUM_PAIRS) -> dict[str, Any]:
@@ -48,13 +28,14 @@ def bench_reward(*, num_pairs: int = NUM_PAIRS) -> dict[str, Any]:
     Both render, tokenise and score; both sort by length and pad to the right, with the same batch size. The scores of
     the two are compared, too: a faster way to other figures would be no way.
     """
+    quiet_transformers()
     groups = _groups()
     num_rows = sum(len(group.completions) for group in groups)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         _make_model(folder)
         judge = build(
-            RewardModelBackend(model=str(folder), batch_size=_BATCH_SIZE), Context(store_dir=Path(name), salt="bench")
+            RewardModelJudge(model=str(folder), batch_size=_BATCH_SIZE), Context(store_dir=Path(name), salt="bench")
         )
         assert isinstance(judge, Scorer)
         bare = _Bare(folder)
@@ -119,14 +100,14 @@ def _make_model(folder: Path) -> None:
     from learner.base_config import ScratchConfig
     from learner.reward_model import make_random
 
-    make_random(folder, ScratchConfig(context_length=1024), texts=[" ".join(_WORDS)])
+    make_random(folder, ScratchConfig(context_length=1024), texts=[_TEXT])
 
 
 def _groups() -> list[CompletionGroup]:
-    random = np.random.default_rng(0)
+    random, words = np.random.default_rng(0), _TEXT.split()
 
     def some(low: int, high: int) -> str:
-        return " ".join(random.choice(_WORDS, size=random.integers(low, high)))
+        return " ".join(random.choice(words, size=random.integers(low, high)))
 
     return [
         CompletionGroup(

@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from learner.reward_config import RewardModelConfig
+from learner.types import StepMetrics
 from rollout.errors import UsageError
 
+_NUM_LINES = 20
 _KEEP = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
@@ -24,30 +26,35 @@ def fit(sources: Sequence[str], *, model: str, out: Path, console: Console, **gi
     """
     settings = _settings({name: value for name, value in given.items() if value is not None})
     folder = _find(model)
-    from transformers.utils import logging
-
+    quiet_transformers()
     from learner.reward_model import fit_reward_model
 
-    # A new head is announced as a missing weight, and a file written as a bar: neither says anything here.
+    steps = fit_reward_model(sources, model=folder, out=out, settings=settings)
+    num_printed = 0
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as done:
+            return {"out": str(out), **asdict(done.value)}
+        if step.step * _NUM_LINES // step.num_steps > num_printed or step.step == 1:
+            num_printed = step.step * _NUM_LINES // step.num_steps
+            console.print(_line(step), highlight=False)
+
+
+def quiet_transformers() -> None:
+    """A new head is announced as a missing weight, and a file read as a bar: neither says anything to a person here."""
+    from transformers.utils import logging
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    steps = fit_reward_model(sources, model=folder, out=out, settings=settings)
-    found: list[dict[str, Any]] = []
 
-    def run() -> Any:
-        found.append(asdict((yield from steps)))
 
-    num_printed = 0
-    for step in run():
-        if step.step * 20 // step.num_steps > num_printed or step.step == 1:
-            num_printed = step.step * 20 // step.num_steps
-            values = step.values
-            console.print(
-                f"step {step.step}/{step.num_steps}  loss {values['loss']:.4f}  accuracy {values['accuracy']:.2f}  "
-                f"gradient {values['grad_norm']:.2f}",
-                highlight=False,
-            )
-    return {"out": str(out), **found[0]}
+def _line(step: StepMetrics) -> str:
+    values = step.values
+    return (
+        f"step {step.step}/{step.num_steps}  loss {values['loss']:.4f}  accuracy {values['accuracy']:.2f}  "
+        f"gradient {values['grad_norm']:.2f}"
+    )
 
 
 def page(report: dict[str, Any]) -> Table:
