@@ -242,6 +242,7 @@ def main() -> None:
     """Entry point of `rondo`: translates errors to one line and an exit code."""
     # The folder that the command is run in is where a user's judge and prompt modules lie.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # threads that wait do not starve others on the machine
     console = Console(stderr=True, soft_wrap=True)
     try:
         code = app(standalone_mode=False)
