@@ -3,6 +3,8 @@
 import asyncio
 import email.utils
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -131,6 +133,12 @@ def test_a_local_server_needs_no_key_and_a_file_may_hold_one(tmp_path, monkeypat
     check_llm(LlmBackend(model="m", api_key_file=str(path)))
     path.write_text("sk-1 sk-2")
     assert "sk-1" not in refusal(check_llm, LlmBackend(model="m", api_key_file=str(path)))
+
+
+def test_checking_a_judge_loads_no_client():
+    code = "import sys, judge.check, judge.llm.check; print({'openai', 'aiohttp', 'torch'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
 
 
 def test_further_fields_win_and_null_drops_one():
