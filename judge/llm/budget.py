@@ -6,16 +6,17 @@ predecessor had leased and, by the store, not spent.
 """
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from judge.llm.config import BudgetConfig
 from judge.store import Cost
-from rollout.errors import DataError
+from rollout.errors import DataError, InfraError
 from rollout.shards import read_json, write_json
 
 _BLOCKS = 16  # an actor leases a sixteenth of its even share at a time
@@ -110,8 +111,16 @@ class Budget:
                 self._free[name] += block
             write_json(self._ledger, leased)
 
-    def _lock(self) -> FileLock:
-        return FileLock(self._ledger.with_suffix(".lock"), timeout=_LOCK_TIMEOUT_S)
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        path = self._ledger.with_suffix(".lock")
+        try:
+            with FileLock(path, timeout=_LOCK_TIMEOUT_S):
+                yield
+        except Timeout as error:
+            raise InfraError(
+                f"{path} was held for {_LOCK_TIMEOUT_S:g} s by another process; end it, then resume"
+            ) from error
 
     def _read(self) -> dict[str, dict[str, float]]:
         return read_json(self._ledger, dict[str, dict[str, float]]) if self._ledger.exists() else {}

@@ -54,7 +54,11 @@ class Client:
             threshold=_FAILURES_TO_OPEN, max_probes=config.max_attempts, max_pause_s=config.max_backoff_s
         )
         self._openai = openai.AsyncOpenAI(
-            api_key=key, base_url=self.endpoint, max_retries=0, timeout=config.timeout_s, http_client=_transport()
+            api_key=key,
+            base_url=self.endpoint,
+            max_retries=0,
+            timeout=config.timeout_s,
+            http_client=_transport(self.endpoint),
         )
 
     async def close(self) -> None:
@@ -107,6 +111,8 @@ class Client:
         try:
             likely = request.likely_prompt_tokens + request.max_completion_tokens
             await self._pace(likely, deadline_s)
+            if asyncio.get_running_loop().time() >= deadline_s:
+                raise DataError("deadline", "judge.stage_timeout_s passed before it was sent")
             spent = most  # until more is known: what is on its way may have to be paid
             found, usage = await self._exchange(request, deadline_s)
             spent = self._charge(found, usage, most)
@@ -177,9 +183,9 @@ class Client:
         return jittered_s if failure.wait_s is None else failure.wait_s + min(jittered_s, 0.1)
 
 
-def _transport() -> Any:
-    """aiohttp's transport, which takes a third of the time of the default one."""
-    return openai.DefaultAioHttpClient()
+def _transport(endpoint: str) -> Any:
+    """aiohttp's transport, which takes a third of the time of the default one; redirects would carry answers away."""
+    return openai.DefaultAioHttpClient(follow_redirects=False, verify=endpoint.startswith("https:"))
 
 
 async def _pause(seconds: float, deadline_s: float, why: str) -> None:

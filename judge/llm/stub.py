@@ -89,7 +89,8 @@ def completion(
     logprobs = None
     if top is not None:
         entries = [{"token": token, "logprob": logp, "bytes": None} for token, logp in top.items()]
-        logprobs = {"content": [{**max(entries, key=lambda one: one["logprob"]), "top_logprobs": entries}]}
+        likeliest = list(top).index(max(top, key=top.__getitem__))
+        logprobs = {"content": [{**entries[likeliest], "top_logprobs": entries}]}
     message = {"role": "assistant", "content": None if refusal else text, "refusal": refusal}
     num_tokens = max(1, len(text.split()))
     return {

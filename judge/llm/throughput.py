@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from judge.llm.config import LlmBackend
+from judge.llm.config import BudgetConfig, LlmBackend
 from judge.llm.frame import encode_answer, encode_conversation, frame
 from judge.llm.judge import LlmJudge
 from judge.llm.rubric import load_rubric
@@ -38,7 +38,7 @@ def questions(num_pairs: int, *, first: int) -> list[Question]:
 
 async def ours(url: str, asked: list[Question], folder: Path) -> float:
     """Requests per second of the whole judge: framing, hashing, store, budget, retries, reading."""
-    config = LlmBackend(model="stub", endpoint=url, concurrency=CONCURRENCY, budget={"tokens": 10**12})
+    config = LlmBackend(model="stub", endpoint=url, concurrency=CONCURRENCY, budget=BudgetConfig(tokens=10**12))
     judge = LlmJudge(config, Context(store_dir=folder, salt="bench"))
     await judge.start()
     try:

@@ -12,12 +12,13 @@ from judge.llm.judge import build_llm
 from judge.protocol import Context, Question
 from tests.support.tiny_groups import make_group
 
+# Faults that can be made not to go away, and the reason under which a judge then abstains.
 STUBBORN = {
-    "server_error": "endpoint_failed",
-    "refusal": "refused",
-    "empty_choices": "empty",
-    "garbage": "no_label",
-    "both_labels": "no_label",
+    "server_error": {"logprobs": "endpoint_failed", "json": "endpoint_failed"},
+    "refusal": {"logprobs": "refused", "json": "refused"},
+    "empty_choices": {"logprobs": "empty", "json": "empty"},
+    "garbage": {"logprobs": "no_label", "json": "unreadable"},
+    "both_labels": {"logprobs": "no_label", "json": "both_labels"},
 }
 
 

@@ -97,7 +97,7 @@ class FaultServer:
             self.tally["tokens_unreported"] += num_tokens
             return Reply(body=body[: len(body) // 2], cut=kind == "cut_connection")
         self.tally["tokens"] += num_tokens
-        if kind in (None, "wrong_order"):
+        if kind in (None, "wrong_order") and len(request["messages"]) > 1:  # one message: is anyone there?
             self.answered[digest] += 1
         return Reply(body=body)
 

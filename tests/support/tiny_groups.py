@@ -19,7 +19,7 @@ POLICY = PolicyRef(version=1, path="policies/v0001", sha256="ab" * 32)
 
 
 def make_completion(index, text, *, token_ids=None, finish_reason="stop"):
-    ids = np.array(token_ids if token_ids is not None else [*text.encode(), 2], np.int32)
+    ids = np.array(token_ids if token_ids is not None else [*text.encode(errors="surrogatepass"), 2], np.int32)
     return Completion(
         index=index,
         token_ids=ids,

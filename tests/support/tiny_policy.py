@@ -34,8 +34,8 @@ def make_tiny_tokenizer(folder: Path, *, chat_template: str | None = TEMPLATE) -
     return fast
 
 
-def make_tiny_policy(folder: Path, *, seed: int = 0, tie: bool = True) -> Path:
-    """Write a Hugging Face folder: fp32 safetensors, tokenizer, generation config; context of 512 tokens.
+def make_tiny_policy(folder: Path, *, seed: int = 0, tie: bool = True, context: int = 512) -> Path:
+    """Write a Hugging Face folder: fp32 safetensors, tokenizer, generation config; context in tokens.
 
     Weights are large enough for logits to differ clearly, so that greedy tokens do not hang on rounding.
     The caller's random state is left as it was.
@@ -50,7 +50,7 @@ def make_tiny_policy(folder: Path, *, seed: int = 0, tie: bool = True) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,  # the smallest that vLLM's attention takes
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         initializer_range=0.2,
         tie_word_embeddings=tie,
         bos_token_id=1,

@@ -169,7 +169,7 @@ async def test_grades_are_read_and_their_mean_is_the_score(endpoint, tmp_path):
 async def test_every_attempt_and_token_is_counted(endpoint, tmp_path):
     server = fault_server.FaultServer(one_in=2, retry_after_s="0")
     url = await endpoint(server)
-    judge = llm(url, tmp_path, timeout_s=0.5, budget={"price_input": 1.0, "price_output": 2.0})
+    judge = llm(url, tmp_path, timeout_s=2.0, budget={"price_input": 1.0, "price_output": 2.0})
     await judged(judge, *map(question, range(60)))
     counts = judge.report().counts
     assert counts["requests"] == server.tally["requests"]
