@@ -68,12 +68,12 @@ def scoreboard_table(records: Sequence[RoundRecord], strengths: "Sequence[Streng
     evaluated = [record for record in records if record.scores and record.scores.standings]
     if not evaluated:
         return None
-    table = Table(header_style="bold", pad_edge=False, box=None, title="scoreboard", title_justify="left")
+    table = Table(header_style="bold", pad_edge=False, box=None, title="scoreboard", title_justify="left", title_style="bold")
     gold = any(record.scores.standing("gold", "base") for record in evaluated if record.scores)
-    names = ["round", "same length", "vs previous", *(["gold judge"] if gold else []), "all rounds (Elo)"]
-    names += ["reward accuracy", "length p10/50/90", "cut off", "distinct-2", "self-BLEU", "ties"]
+    names = ["round", "equal length", "vs previous round", *(["gold judge"] if gold else []), "Elo", "accuracy"]
+    names += ["length 10/50/90", "cut off", "distinct", "BLEU"]
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     by_round = {strength.round_id: strength for strength in strengths}
     for record in evaluated:
         assert record.scores is not None
@@ -87,19 +87,17 @@ def _scoreboard_row(round_id: int, scores: RoundScores, strength: "Strength | No
         other = scores.standing("gold", "base")
     answers, accuracy = scores.answers, scores.implicit_accuracy
     lengths = f"{answers.length_p10:.0f}/{answers.length_p50:.0f}/{answers.length_p90:.0f}" if answers else "-"
-    ties = ours.num_ties / ours.num_answered if ours and ours.num_answered else None
     return [
         str(round_id),
         f"{ours.length_controlled.mean:.2f}" if ours and ours.length_controlled else "-",
         interval(before.win_rate) if before and before.win_rate else "-",
         *([interval(other.win_rate) if other and other.win_rate else "-"] if gold else []),
-        f"{strength.elo:+.0f} [{strength.elo_low:+.0f}, {strength.elo_high:+.0f}]" if strength else "-",
+        f"{strength.elo:+.0f}" if strength else "-",
         f"{accuracy.mean:.2f}" if accuracy else "-",
         lengths,
         _number(answers.truncation_rate if answers else None, ".0%"),
         _number(answers.distinct_2 if answers else None, ".2f"),
         _number(answers.self_bleu if answers else None, ".2f"),
-        _number(ties, ".0%"),
     ]
 
 

@@ -197,6 +197,9 @@ def _bootstrap(model: Any, rows: _Rows, prompt_ids: Sequence[str] | None, num: i
     for _ in range(num):
         drawn = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
         counts = drawn[prompts].astype(np.float64)
+        if rows.num_gamed == 0 and not 0 < (counts * rows.targets).sum() < counts.sum():
+            rates.append(float(rows.targets[counts > 0].mean()))  # all won, or all lost: there is nothing to fit
+            continue
         _fit(model, rows.features, rows.targets, rows.weights * np.concatenate([np.ones(rows.num_gamed), counts]))
         rates.append(_at_equal_length(model, own, counts))
     low, high = np.quantile(rates, [0.025, 0.975])
