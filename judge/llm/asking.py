@@ -148,6 +148,7 @@ class Asking:
         answer a last question either.
         """
         self._store.refresh()
+        self._connected().begin()
         chunk = Chunk(deadline_s=asyncio.get_running_loop().time() + self.config.stage_timeout_s)
         results: dict[int, R] = {}
         queue = iter(enumerate(items))
@@ -229,6 +230,7 @@ class Asking:
         return answer
 
     async def _still_there(self, num_failed: int) -> None:
+        self._connected().begin()
         try:
             await self._reach()
         except DataError as error:

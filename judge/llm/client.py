@@ -61,6 +61,10 @@ class Client:
             http_client=_transport(self.endpoint),
         )
 
+    def begin(self) -> None:
+        """A new piece of work begins: what failed before may work again."""
+        self._breaker.revive()
+
     async def close(self) -> None:
         """Close the connections."""
         await self._openai.close()

@@ -35,8 +35,8 @@ class Pacer:
 class Breaker:
     """Opens after `threshold` failures in a row; then one request at a time probes, after growing pauses.
 
-    After `max_probes` failed probes in a row the endpoint is given up for the length of the last pause: whoever waits,
-    or comes meanwhile, fails at once.
+    After `max_probes` failed probes in a row the endpoint is given up: whoever waits, or comes later, fails at once,
+    until the last pause is over or `revive` is called.
     """
 
     def __init__(self, *, threshold: int, max_probes: int, max_pause_s: float) -> None:
@@ -92,6 +92,12 @@ class Breaker:
         """The probe ended without saying anything about the endpoint: another one may go."""
         self._probing = False
         self._wake()
+
+    def revive(self) -> None:
+        """Other work begins, which may fare better: an endpoint that was given up is probed at once."""
+        if self._num_probes >= self._max_probes:
+            self._num_probes, self._retry_at_s = 0, 0.0
+            self._wake()
 
     def _wake(self) -> None:
         self._changed.set()

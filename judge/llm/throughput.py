@@ -1,7 +1,7 @@
 """Requests per second of the judge and of a bare AsyncOpenAI loop, in turns, against one endpoint of a known latency.
 
 `python -m judge.llm.throughput --pairs 7` starts the endpoint in a process of its own and prints one JSON object:
-{"ours": [...], "bare": [...], "ceiling": concurrency / latency}, in requests per second.
+{"ours": [...], "bare": [...], "bare_aiohttp": [...], "ceiling": concurrency / latency}, in requests per second.
 """
 
 import argparse
@@ -51,8 +51,8 @@ async def ours(url: str, asked: list[Question], folder: Path) -> float:
         await judge.close()
 
 
-async def bare(url: str, asked: list[Question]) -> float:
-    """Requests per second of nothing but the client, on the same messages."""
+async def bare(url: str, asked: list[Question], *, transport: Any = None) -> float:
+    """Requests per second of nothing but the client, on the same messages; on its default transport, or another."""
     import openai
 
     rubric = load_rubric("helpfulness", style="pairwise", method="logprobs")
@@ -64,7 +64,7 @@ async def bare(url: str, asked: list[Question]) -> float:
             parts = {"conversation": conversation, "answer_a": a, "answer_b": b}
             messages.append(rubric.render(frame(parts, salt="bench")))
     queue = iter(messages)
-    async with openai.AsyncOpenAI(api_key="EMPTY", base_url=url, max_retries=0) as client:
+    async with openai.AsyncOpenAI(api_key="EMPTY", base_url=url, max_retries=0, http_client=transport) as client:
 
         async def worker() -> None:
             for each in queue:
@@ -78,17 +78,21 @@ async def bare(url: str, asked: list[Question]) -> float:
 
 
 def measure(*, num_pairs: int, num_questions: int) -> dict[str, Any]:
-    """Take turns: ours, bare, ours, ...; a warm-up of each goes before."""
+    """Take turns: ours, bare, bare on aiohttp, ours, ...; a warm-up of each goes before."""
+    import openai
+
     numbers = itertools.count(step=num_questions)
-    found: dict[str, list[float]] = {"ours": [], "bare": []}
+    found: dict[str, list[float]] = {"ours": [], "bare": [], "bare_aiohttp": []}
     with _endpoint() as url, tempfile.TemporaryDirectory() as folder:
         for turn in range(num_pairs + 1):
             asked = questions(num_questions if turn else num_questions // 4, first=next(numbers))
-            mine = asyncio.run(ours(url, asked, Path(folder) / str(turn)))
-            theirs = asyncio.run(bare(url, asked))
-            if turn:
-                found["ours"].append(mine)
-                found["bare"].append(theirs)
+            rates = {
+                "ours": asyncio.run(ours(url, asked, Path(folder) / str(turn))),
+                "bare": asyncio.run(bare(url, asked)),
+                "bare_aiohttp": asyncio.run(bare(url, asked, transport=openai.DefaultAioHttpClient())),
+            }
+            for name, rate in rates.items():
+                found[name] += [rate] if turn else []
     return {**found, "ceiling": CONCURRENCY / LATENCY_S}
 
 
@@ -123,6 +127,6 @@ def _group(number: int) -> CompletionGroup:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--questions", type=int, default=1500)
+    parser.add_argument("--questions", type=int, default=800)
     arguments = parser.parse_args()
     print(json.dumps(measure(num_pairs=arguments.pairs, num_questions=arguments.questions)))

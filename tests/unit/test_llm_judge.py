@@ -7,12 +7,15 @@ import socket
 
 import pytest
 
+from judge.config import LlmJudge
 from judge.llm.stub import Reply, completion, serve
+from judge.shards import read_pairs
 from judge.types import FAILED_OVER
+from judge.worker import JudgeWorker
 from rollout.errors import InfraError, UsageError
 from tests.support import fault_server
 from tests.support.asked import config, llm, quality, question
-from tests.support.tiny_groups import make_group
+from tests.support.tiny_groups import make_group, make_shard
 
 
 @pytest.fixture
@@ -166,6 +169,22 @@ async def test_grades_are_read_and_their_mean_is_the_score(endpoint, tmp_path):
     assert (bad.value, bad.reason) == (None, "score_out_of_range")
 
 
+async def test_a_worker_makes_pairs_of_its_verdicts(endpoint, tmp_path):
+    url = await endpoint(fault_server.FaultServer(one_in=10**9))
+    settings = LlmJudge(model="tiny", endpoint=url, comparisons="all")
+    texts = [f"answer {each} of quality {each}" for each in (3, 9, 1)]
+    shard = make_shard(tmp_path, [make_group(texts)])
+    worker = JudgeWorker(settings=settings, run_dir=tmp_path, run_id="run")
+    pairs = await worker.build(shard, verdict_dir="verdicts", pair_dir="pairs")
+    await worker.close()
+    [pair] = read_pairs(tmp_path, pairs)
+    assert (pair.chosen, pair.rejected) == (texts[1], texts[2])
+    assert pair.source == "llm"
+    assert 0.6 < pair.margin < 0.7, "mean win probabilities: 9 against 3 and 1, 1 against 3 and 9"
+    assert list((tmp_path / "verdict_store").glob("judge-0-*.jsonl"))
+    assert worker.report().counts["requests"] == 1 + 2 * 3
+
+
 async def test_every_attempt_and_token_is_counted(endpoint, tmp_path):
     server = fault_server.FaultServer(one_in=2, retry_after_s="0")
     url = await endpoint(server)
@@ -261,6 +280,9 @@ async def test_a_dead_endpoint_raises_and_a_failing_question_abstains(endpoint, 
     with pytest.raises(InfraError, match=r"answered none of 1\d requests.*out of order; see that it runs") as raised:
         await judge.judge(list(map(question, range(6))))
     assert "\n" not in str(raised.value)
+    server._kind = lambda body, digest: None
+    [[each]] = await judge.judge([question(7)])
+    assert each.outcome != "abstain", "it is asked again as soon as there is other work"
     await judge.close()
 
 

@@ -171,22 +171,29 @@ def test_a_pacer_lets_no_more_pass_in_a_minute_than_it_may():
 
 async def test_the_breaker_opens_probes_and_gives_up():
     loop = asyncio.get_running_loop()
-    breaker = Breaker(threshold=3, max_probes=2, max_pause_s=0.02)
+    breaker = Breaker(threshold=3, max_probes=2, max_pause_s=0.2)
     far = loop.time() + 60
     for _ in range(3):
         assert await breaker.admit(far) is False
         breaker.failed("refused", probe=False)
     waiting = [asyncio.create_task(breaker.admit(far)) for _ in range(5)]
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.25)
     assert [task.done() and task.result() for task in waiting].count(True) == 1, "one request probes"
     breaker.failed("refused", probe=True)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.25)
     assert sum(task.done() for task in waiting) == 2
     breaker.failed("refused again", probe=True)
     found = await asyncio.gather(*waiting, return_exceptions=True)
     assert sum(isinstance(each, DataError) and "refused again" in each.detail for each in found) == 3
-    await asyncio.sleep(0.05)
-    assert await breaker.admit(far) is True, "after the pause it is tried again"
+    with pytest.raises(DataError, match="endpoint_failed"):
+        await breaker.admit(far)
+    breaker.revive()
+    assert await breaker.admit(far) is True, "other work tries again at once"
+    breaker.failed("refused", probe=True)
+    assert await breaker.admit(far) is True
+    breaker.failed("refused", probe=True)
+    await asyncio.sleep(0.25)
+    assert await breaker.admit(far) is True, "and after the pause anyone does"
     breaker.succeeded()
     assert await breaker.admit(far) is False
 
