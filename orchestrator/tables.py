@@ -68,7 +68,8 @@ def scoreboard_table(records: Sequence[RoundRecord], strengths: "Sequence[Streng
     evaluated = [record for record in records if record.scores and record.scores.standings]
     if not evaluated:
         return None
-    table = Table(header_style="bold", pad_edge=False, box=None, title="scoreboard", title_justify="left", title_style="bold")
+    table = Table(header_style="bold", pad_edge=False, box=None, title_justify="left", title_style="bold")
+    table.title = "scoreboard on held-out prompts; accuracy is the implicit reward's"
     gold = any(record.scores.standing("gold", "base") for record in evaluated if record.scores)
     names = ["round", "equal length", "vs previous round", *(["gold judge"] if gold else []), "Elo", "accuracy"]
     names += ["length 10/50/90", "cut off", "distinct", "BLEU"]
