@@ -5,11 +5,15 @@ exception that nothing catches, raised in place of a rename: what had been writt
 """
 
 import hashlib
+import itertools
+import multiprocessing
 import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.tiny_config import tiny_config
 from tests.support.tiny_policy import make_tiny_policy
@@ -105,31 +109,48 @@ def test_killed_at_every_rename(config, renames, undisturbed, tmp_path):
     assert kill_at > 40, "the test found fewer renames than two rounds have"
 
 
-def test_killed_at_every_pair_of_commits(policy, renames, tmp_path):
+def pairs_config(policy):
     # Without evaluation, whose commits the test above kills one by one: pairs grow with the square.
-    config = tiny_config(
+    return tiny_config(
         policy,
         prompts__num_per_round=2,
         rollout__num_completions=2,
         rollout__max_new_tokens=4,
         evaluation__prompts=None,
     )
-    tiny_run(config, tmp_path / "undisturbed")
-    undisturbed = digest(tmp_path / "undisturbed")
-    first, num_pairs = 1, 0
-    while attempt(config, tmp_path / "once", renames, first, only_commits=True):
+
+
+def pairs_after(first: int, policy: Path, folder: Path, undisturbed: dict[str, str]) -> int:
+    """Kill a run at its commit `first`, and what goes on from there at each of its commits; how many pairs that was."""
+    torch.set_num_threads(1)
+    config, once, twice = pairs_config(policy), folder / f"{first}-once", folder / f"{first}-twice"
+    with pytest.MonkeyPatch.context() as patch:
+        renames = Renames(patch)
+        assert attempt(config, once, renames, first, only_commits=True)
         second, killed = 1, True
         while killed:
-            twice = tmp_path / "twice"
-            shutil.copytree(tmp_path / "once", twice, symlinks=True)
+            shutil.copytree(once, twice, symlinks=True)
             killed = attempt(config, twice, renames, second, only_commits=True)
             if killed:
                 renames.arm(None)
                 tiny_run(config, twice)
-                num_pairs += 1
             assert digest(twice) == undisturbed, f"killed at commits {first} and then {second}"
             shutil.rmtree(twice)
             second += 1
-        shutil.rmtree(tmp_path / "once")
-        first += 1
+        shutil.rmtree(once)
+    return second - 2
+
+
+def test_killed_at_every_pair_of_commits(policy, renames, tmp_path):
+    renames.arm(None, only_commits=True)
+    tiny_run(pairs_config(policy), tmp_path / "undisturbed")
+    undisturbed, num_commits = digest(tmp_path / "undisturbed"), renames.num
+    # Two at a time, in processes of their own: what a kill leaves behind in memory is gone, as it would be.
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(
+            pairs_after,
+            range(1, num_commits + 1),
+            *(itertools.repeat(one) for one in (policy, tmp_path, undisturbed)),
+        )
+        num_pairs = sum(found)
     assert num_pairs > 200, "the test found fewer commits than two rounds have"
