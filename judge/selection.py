@@ -158,7 +158,8 @@ def _checks(high: Completion, low: Completion, choice: Choice, config: PairingCo
 def _same(left: Completion, right: Completion) -> bool:
     if left.text == right.text:
         return True
-    return len(left.token_ids) == len(right.token_ids) and np.array_equal(left.token_ids, right.token_ids)
+    # Completions that nobody here sampled have no tokens, which is no likeness.
+    return len(left.token_ids) == len(right.token_ids) > 0 and np.array_equal(left.token_ids, right.token_ids)
 
 
 def _grams(text: str) -> set[str]:

@@ -31,6 +31,7 @@ from rollout.types import GroupShard, LoadReport, Logps, PolicyRef, PromptChunk,
 _POLL_S = 0.5
 _JUDGES_IN_FLIGHT = 8
 _MAX_ATTEMPTS = 3
+_JUDGE_ATTEMPTS = 5
 _START_TIMEOUT_S = 900.0
 # Threads that wait spin a little and then sleep: spinning for long starves whoever else is on the machine, the next
 # stage above all (a step of the quickstart took 20 times as long), and not spinning at all costs half the speed.
@@ -345,14 +346,15 @@ class RayJudge:
         return _Judging(ref, place, method, args, kwargs)
 
     def _result(self, work: _Judging) -> Any:
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
+        for attempt in range(1, _JUDGE_ATTEMPTS + 1):
             try:
                 # The judge's own deadlines are those of its calls; a shard takes as many calls as it has groups.
                 return self._calls.get(work.ref, what=f"{self._name} on a shard", timeout_s=None)
             except InfraError as error:
-                if attempt == _MAX_ATTEMPTS:
+                if attempt == _JUDGE_ATTEMPTS:
                     raise
                 self._observer.warn(f"{error}; the shard is judged again")
+                time.sleep(2.0 ** (attempt - 1))  # Ray may still be bringing the process back
                 for actor in self._actors:  # one that has come back knows only the settings that it was made with
                     actor.configure.remote(self._settings)
                 work = self._submit(work.place + attempt, work.method, *work.args, **work.kwargs)
@@ -362,7 +364,11 @@ class RayJudge:
         """Add what the judges did since the last report to the totals, and show their notices."""
         counts: defaultdict[str, float] = defaultdict(float)
         for actor, ref in enumerate([each.report.remote() for each in self._actors]):
-            report: JudgeReport = self._calls.get(ref, what=f"report of {self._name}-{actor}", timeout_s=60)
+            try:
+                report: JudgeReport = self._calls.get(ref, what=f"report of {self._name}-{actor}", timeout_s=60)
+            except InfraError as error:  # its counts went with its process; what it judged is on the disk
+                self._observer.warn(f"{error}; its counts are missing from this round's")
+                continue
             for key, count in report.counts.items():
                 counts[key] += count
                 self.totals[key] += count

@@ -197,12 +197,15 @@ def _rewards(answers: Answers, logps: list[Logps], base_logps: list[Logps]) -> d
 
 def _summary(round_id: int, scores: RoundScores) -> RoundSummary | None:
     judge, gold = scores.standing("judge", "base"), scores.standing("gold", "base")
+    before, gold_before = scores.standing("judge", "previous"), scores.standing("gold", "previous")
     if judge is None or judge.win_rate is None:
         return None
     return RoundSummary(
         round_id=round_id,
         judge=judge.win_rate,
         gold=gold.win_rate if gold else None,
+        judge_previous=before.win_rate if before else None,
+        gold_previous=gold_before.win_rate if gold_before else None,
         kl=scores.answers.kl_k3 if scores.answers else None,
         length=scores.answers.response_length if scores.answers else None,
     )

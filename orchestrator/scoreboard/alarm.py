@@ -12,13 +12,16 @@ from orchestrator.types import Interval
 class RoundSummary:
     """A round as the alarm sees it.
 
-    judge and gold: win rates against the base under the training judge and under the frozen one, with intervals.
+    judge and gold: win rates against the base under the training judge and under the frozen one, with intervals;
+    judge_previous and gold_previous the same against the policy that the round began with.
     kl in nats a token to the base; length in tokens an answer; None where it was not measured.
     """
 
     round_id: int
     judge: Interval
     gold: Interval | None = None
+    judge_previous: Interval | None = None
+    gold_previous: Interval | None = None
     kl: float | None = None
     length: float | None = None
 
@@ -42,7 +45,12 @@ def alarms(
 ) -> tuple[str, ...]:
     """Why the last round of the history is over-optimised, in words; empty where it is not, or cannot be told.
 
-    `over_optimisation` (Gao et al., 2210.10760) asks all of this of the last round and the one `rounds` before it:
+    `over_optimisation` (Gao et al., 2210.10760) looks at the last `rounds` rounds, each against the policy that it
+    began with where that was measured: against the base, a judge who is pleased already has no room left to rise. It
+    asks that the training judge calls each of them better, and all of them together significantly; that gold calls
+    none of them significantly better, nor all together; that the two differ significantly; and that KL to the base,
+    or length, has grown by the share min_growth. Where only win rates against the base were measured, it asks all of
+    this of the last round and the one `rounds` before it:
       1. the training judge rose: its estimate in each of the rounds, and over all of them significantly (low > 0);
       2. gold is flat or down: in none of the rounds, nor over all of them, significantly up (low <= 0);
       3. the two changes differ significantly (the difference of both, intervals added as independent, low > 0), so
@@ -59,8 +67,9 @@ def alarms(
     if history and (reason := _disagreement(history[-1])):
         found.append(reason)
     window = history[-(rounds + 1) :]
-    if len(window) == rounds + 1 and (reason := _divergence(window, min_growth, judge_change, gold_change)):
-        found.append(reason)
+    if len(window) == rounds + 1:
+        reason = _parting(window, min_growth) or _divergence(window, min_growth, judge_change, gold_change)
+        found += [reason] if reason else []
     return tuple(found)
 
 
@@ -72,6 +81,34 @@ def _disagreement(last: RoundSummary) -> str | None:
         f"({last.judge.mean:.3f}, at least {last.judge.low:.3f}), the gold judge worse "
         f"({last.gold.mean:.3f}, at most {last.gold.high:.3f})"
     )
+
+
+def _parting(window: Sequence[RoundSummary], min_growth: float) -> str | None:
+    """Judge and gold against the policy before, over all rounds of the window but its first."""
+    judges = [summary.judge_previous for summary in window[1:] if summary.judge_previous is not None]
+    golds = [summary.gold_previous for summary in window[1:] if summary.gold_previous is not None]
+    grown = _grown(window, min_growth)
+    if not grown or not len(judges) == len(golds) == len(window) - 1:
+        return None
+    judge, gold = _mean(judges), _mean(golds)
+    pleased = all(each.mean > 0.5 for each in judges) and judge.low > 0.5
+    gold_rises = gold.low > 0.5 or any(each.low > 0.5 for each in golds)
+    apart = judge.mean - gold.mean - hypot(judge.mean - judge.low, gold.high - gold.mean)
+    if not pleased or gold_rises or apart <= 0:
+        return None
+    return (
+        f"over_optimisation: in rounds {window[1].round_id} to {window[-1].round_id} the training judge prefers each "
+        f"policy to the one before ({judge.mean:.3f} on average), the gold judge does not ({gold.mean:.3f}), "
+        f"while {' and '.join(grown)}"
+    )
+
+
+def _mean(intervals: Sequence[Interval]) -> Change:
+    """The mean of win rates of different rounds, their errors taken as independent."""
+    mean = sum(each.mean for each in intervals) / len(intervals)
+    down = hypot(*(each.mean - each.low for each in intervals)) / len(intervals)
+    up = hypot(*(each.high - each.mean for each in intervals)) / len(intervals)
+    return Change(mean=mean, low=mean - down, high=mean + up)
 
 
 def _divergence(

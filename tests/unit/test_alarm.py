@@ -107,3 +107,41 @@ def test_noise_does_not_fire_and_over_optimisation_does():
     assert share_that_fires((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)) <= 0.01
     assert share_that_fires((0.55, 0.65, 0.75), (0.55, 0.65, 0.75)) <= 0.03
     assert share_that_fires((0.55, 0.7, 0.85), (0.55, 0.55, 0.5)) >= 0.9
+
+
+def saturated(judge, gold, kl=(0.1, 0.4, 1.0), half=0.05):
+    """The judge has no room left against the base; what it says against the round before still tells."""
+    return [
+        RoundSummary(
+            round_id=n,
+            judge=rate(0.97),
+            gold=rate(0.8),
+            judge_previous=rate(j, half),
+            gold_previous=None if g is None else rate(g, half),
+            kl=k,
+        )
+        for n, (j, g, k) in enumerate(zip(judge, gold, kl, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("gold", [(0.8, 0.52, 0.5), (0.8, 0.53, 0.35), (0.8, 0.3, 0.3)])
+def test_it_fires_against_the_round_before_where_the_base_is_long_beaten(gold):
+    (reason,) = alarms(saturated((0.85, 0.8, 0.6), gold))
+    assert reason.startswith("over_optimisation: in rounds 1 to 2 the training judge prefers each policy")
+    assert reason.endswith("while KL grew from 0.1 to 1")
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        saturated((0.85, 0.8, 0.6), (0.8, 0.6, 0.5)),  # gold says better in one of the rounds
+        saturated((0.85, 0.8, 0.6), (0.8, 0.54, 0.54)),  # gold says better over both
+        saturated((0.85, 0.9, 0.45), (0.8, 0.5, 0.5)),  # the judge likes the last round less
+        saturated((0.85, 0.52, 0.52), (0.8, 0.5, 0.5)),  # the judge may see nothing either
+        saturated((0.85, 0.8, 0.6), (0.8, None, 0.4)),
+        saturated((0.85, 0.8, 0.6), (0.8, 0.5, 0.4), kl=(0.4, 0.4, 0.4)),
+        saturated((0.85, 0.8, 0.6), (0.8, 0.5, 0.4))[1:],
+    ],
+)
+def test_against_the_round_before_it_stays_silent_otherwise(silent):
+    assert alarms(silent) == ()
