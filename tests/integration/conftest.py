@@ -1,11 +1,13 @@
-"""One quickstart for all tests that need a policy which has learnt to answer."""
+"""One quickstart for all tests that need a policy which has learnt to answer, and one reward model of its pairs."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.processes import Command
+from tests.support.processes import Command, rondo
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,21 @@ def quickstart(tmp_path_factory) -> Finished:
     assert code == 0, err
     assert out == "", "standard output is for --json"
     return Finished(root, err, command.leftovers())
+
+
+@dataclass(frozen=True)
+class FittedReward:
+    folder: Path
+    report: dict[str, Any]
+    err: str
+
+
+@pytest.fixture(scope="session")
+def quickstart_reward(quickstart, tmp_path_factory) -> FittedReward:
+    """What the heading of configs/quickstart-reward-model.yaml says to fit."""
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    settings = ("--epochs", "3", "--learning-rate", "1e-3", "--batch-pairs", "16", "--held-out-share", "0.2")
+    paths = (str(quickstart.root), "--model", str(quickstart.root / "policies/v0000"), "--out", str(folder))
+    code, out, err = rondo("reward-model", "fit", *paths, *settings, "--json", timeout_s=1200)
+    assert code == 0, err
+    return FittedReward(folder, json.loads(out), err)

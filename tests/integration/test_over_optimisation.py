@@ -1,0 +1,39 @@
+"""The quickstart with a fitted reward model as judge: the alarm fires where beta is far too low, and only there."""
+
+import json
+
+import pytest
+
+from tests.support.processes import rondo
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+
+
+def run(quickstart, quickstart_reward, root, *overrides):
+    settings = [f"judge.model={quickstart_reward.folder}", f"policy.path={quickstart.root / 'policies/v0000'}"]
+    options = [word for setting in (*settings, "num_rounds=3", *overrides) for word in ("--set", setting)]
+    command = ("run", "configs/quickstart-reward-model.yaml", "--run-dir", str(root), *options)
+    code, _, err = rondo(*command, timeout_s=1200)
+    assert code == 0, err
+    code, out, _ = rondo("status", str(root), "--json")
+    assert code == 0
+    return json.loads(out)["rounds"], err
+
+
+def gold_of(round_):
+    [gold] = [s for s in round_["scores"]["standings"] if (s["judge"], s["baseline"]) == ("gold", "base")]
+    return gold["win_rate"]["mean"]
+
+
+def test_at_the_default_beta_gold_rises_and_the_alarm_is_silent(quickstart, quickstart_reward, tmp_path):
+    rounds, err = run(quickstart, quickstart_reward, tmp_path / "run")
+    assert [round_["scores"]["alarms"] for round_ in rounds] == [[], [], []]
+    assert "over_optimisation" not in err
+    assert gold_of(rounds[-1]) >= 0.75
+
+
+def test_far_too_low_a_beta_sets_the_alarm_off(quickstart, quickstart_reward, tmp_path):
+    rounds, err = run(quickstart, quickstart_reward, tmp_path / "run", "learner.beta=0.002")
+    assert any("over_optimisation" in alarm for round_ in rounds for alarm in round_["scores"]["alarms"])
+    assert "over_optimisation" in err, "a person who watches is told"
+    assert rounds[-1]["win_rate"]["mean"] >= 0.9, "the training judge is pleased all the same"
