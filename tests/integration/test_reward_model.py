@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,14 +13,18 @@ from itertools import chain
 import httpx
 import pytest
 
+from judge.config import FunctionJudge, PairingConfig
 from judge.reward.config import RewardModelBackend
 from judge.reward.judge import build_reward_model
+from judge.worker import JudgeWorker
 from learner.base_config import ScratchConfig
 from learner.reward_model import split_by_prompt
 from learner.reward_rows import load_comparisons
 from learner.scratch import random_model, train_tokenizer
 from orchestrator.quickstart import prompts
 from orchestrator.quickstart.preference import prefer
+from rollout.shards import find_shards
+from rollout.types import GroupShard
 from tests.support.processes import rondo
 from tests.support.shared_data import shared_data
 from tests.support.tiny_classifier import make_tiny_classifier
@@ -27,7 +32,7 @@ from tests.support.tiny_groups import make_group
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
-SHARE, SEED = 0.2, 17
+SCORE = "orchestrator.quickstart.preference:score"
 
 
 def fit(*arguments):
@@ -38,11 +43,21 @@ def fit(*arguments):
 
 
 async def test_a_reward_model_agrees_with_the_gold_preference_on_prompts_that_it_never_saw(quickstart, tmp_path):
-    options = ["--epochs", 3, "--learning-rate", 1e-3, "--batch-pairs", 16, "--held-out-share", SHARE, "--seed", SEED]
+    """Fitted to the pairs of three quarters of the quickstart's prompts, it judges the run's own pairs of the others.
+
+    Every two answers of a prompt that the gold preference tells apart are a pair, as in 2203.02155 (section 3.5): best
+    against worst alone is too few for a policy of this size.
+    """
+    own, _ = load_comparisons([str(quickstart.root)])
+    _, held_out = split_by_prompt(own, share=0.25, seed=17)
+    unseen = {pair.prompt_key for pair in held_out}
+    pairs = [pair for pair in await all_pairs(quickstart.root, tmp_path) if pair.prompt_key not in unseen]
+    rows = [{"chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--learning-rate", 7e-4, "--batch-pairs", 16, "--max-pairs", 4400, "--held-out-share", 0.02]
     base, out = quickstart.root / "policies/v0000", tmp_path / "reward"
-    report = fit(quickstart.root, "--model", base, "--out", out, *options)
-    _, held_out = split_by_prompt(load_comparisons([str(quickstart.root)])[0], share=SHARE, seed=SEED)
-    assert len(held_out) == report["held_out"]["num_pairs"] > 50
+    report = fit(tmp_path / "pairs.jsonl", "--model", base, "--out", out, *options)
+    assert report["held_out"]["accuracy"] > 0.7
     about = {row["prompt"]: row for row in prompts()}
     judge = build_reward_model(RewardModelBackend(model=str(out)))
     num_gold = num_ours = 0
@@ -53,9 +68,21 @@ async def test_a_reward_model_agrees_with_the_gold_preference_on_prompts_that_it
         num_gold += best > worst
         left, right = (await judge.score([make_group(answers, question=question)]))[0]
         num_ours += left.value > right.value
-    assert num_gold == len(held_out)
-    assert num_ours / num_gold == pytest.approx(report["held_out"]["accuracy"], abs=0.02)
+    print(f"agrees with gold on {num_ours} of {num_gold} held-out pairs")
+    assert num_gold == len(held_out) > 50
     assert num_ours / num_gold >= 0.9
+
+
+async def all_pairs(root, scratch):
+    """Every pair of answers of the run that differ by the margin that the quickstart asks for."""
+    shutil.copytree(root / "rounds", scratch / "rounds")
+    pairing = PairingConfig(select="all", min_margin=0.25)
+    worker = JudgeWorker(settings=FunctionJudge(target=SCORE, pairing=pairing), run_dir=scratch, run_id="all")
+    for folder in sorted((scratch / "rounds").iterdir()):
+        for shard in find_shards(scratch, f"rounds/{folder.name}/groups", GroupShard):
+            into = f"all/rounds/{folder.name}"
+            await worker.build(shard, verdict_dir=f"{into}/verdicts", pair_dir=f"{into}/pairs")
+    return load_comparisons([str(scratch / "all")])[0]
 
 
 def test_it_loads_and_trains_on_real_dialogues(tmp_path):
