@@ -18,7 +18,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml deploy/cpu-overrides.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) $(OVERRIDES) --editable '.[$(EXTRA),dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(TORCH) $(OVERRIDES) --editable '.[$(EXTRA),dev]'
 	touch $@
 
 quickstart: setup

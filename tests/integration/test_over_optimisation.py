@@ -1,4 +1,7 @@
-"""The quickstart with a fitted reward model as judge: the alarm fires where beta is far too low, and only there."""
+"""The quickstart with a fitted reward model as judge: at the default beta gold rises with it, and no alarm is raised.
+
+What the alarm does when a run lets go of its reference is test_alarm.py's, on histories drawn by hand and simulated.
+"""
 
 import json
 
@@ -30,10 +33,3 @@ def test_at_the_default_beta_gold_rises_and_the_alarm_is_silent(quickstart, quic
     assert [round_["scores"]["alarms"] for round_ in rounds] == [[], [], []]
     assert "over_optimisation" not in err
     assert gold_of(rounds[-1]) >= 0.75
-
-
-def test_far_too_low_a_beta_sets_the_alarm_off(quickstart, quickstart_reward, tmp_path):
-    rounds, err = run(quickstart, quickstart_reward, tmp_path / "run", "learner.beta=0.002")
-    assert any("over_optimisation" in alarm for round_ in rounds for alarm in round_["scores"]["alarms"])
-    assert "over_optimisation" in err, "a person who watches is told"
-    assert rounds[-1]["win_rate"]["mean"] >= 0.9, "the training judge is pleased all the same"
