@@ -120,7 +120,7 @@ def test_actors_had_speaking_names(head, project, tmp_path):
     names = {actor["repr_name"] for actor in json.loads(listed.stdout)}
     assert any(re.fullmatch(r"rollout-0( v\d+)?", name) for name in names), names
     assert any(re.fullmatch(r"learner( step \d+)?", name) for name in names), names
-    assert any(name.startswith("judge function:") for name in names), names
+    assert "judge-0 function:my_rewards:score" in names, names
 
 
 def test_a_run_directory_that_would_go_with_the_job_is_refused(head, project):
