@@ -120,6 +120,16 @@ def pairs_config(policy):
     )
 
 
+def undisturbed_pairs_run(policy: Path, folder: Path) -> tuple[dict[str, str], int]:
+    """The files of a run that nobody kills, and how many commits it makes."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        renames = Renames(patch)
+        renames.arm(None, only_commits=True)
+        tiny_run(pairs_config(policy), folder / "undisturbed")
+        return digest(folder / "undisturbed"), renames.num
+
+
 def pairs_after(first: int, policy: Path, folder: Path, undisturbed: dict[str, str]) -> int:
     """Kill a run at its commit `first`, and what goes on from there at each of its commits; how many pairs that was."""
     torch.set_num_threads(1)
@@ -141,16 +151,10 @@ def pairs_after(first: int, policy: Path, folder: Path, undisturbed: dict[str, s
     return second - 2
 
 
-def test_killed_at_every_pair_of_commits(policy, renames, tmp_path):
-    renames.arm(None, only_commits=True)
-    tiny_run(pairs_config(policy), tmp_path / "undisturbed")
-    undisturbed, num_commits = digest(tmp_path / "undisturbed"), renames.num
-    # Two at a time, in processes of their own: what a kill leaves behind in memory is gone, as it would be.
+def test_killed_at_every_pair_of_commits(policy, tmp_path):
+    # Two at a time, in processes of their own, which know nothing of what other tests left in this one.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.map(
-            pairs_after,
-            range(1, num_commits + 1),
-            *(itertools.repeat(one) for one in (policy, tmp_path, undisturbed)),
-        )
-        num_pairs = sum(found)
+        undisturbed, num_commits = pool.submit(undisturbed_pairs_run, policy, tmp_path).result()
+        rest = (itertools.repeat(one) for one in (policy, tmp_path, undisturbed))
+        num_pairs = sum(pool.map(pairs_after, range(1, num_commits + 1), *rest))
     assert num_pairs > 200, "the test found fewer commits than two rounds have"
