@@ -151,7 +151,8 @@ def pairs_after(first: int, policy: Path, folder: Path, undisturbed: dict[str, s
     return second - 2
 
 
-def test_killed_at_every_pair_of_commits(policy, tmp_path):
+def test_killed_at_every_pair_of_commits(policy, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # where the processes below find this module
     # Two at a time, in processes of their own, which know nothing of what other tests left in this one.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         undisturbed, num_commits = pool.submit(undisturbed_pairs_run, policy, tmp_path).result()
