@@ -12,6 +12,8 @@ from orchestrator.reward_model import fit, page
 from rollout.errors import UsageError
 from tests.support.tiny_policy import make_tiny_policy
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
