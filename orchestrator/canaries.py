@@ -9,9 +9,21 @@ from orchestrator.journal import Journal
 from orchestrator.observer import Observer
 from orchestrator.stages import Cluster
 from orchestrator.types import CanaryReport, RoundRecord
-from rollout.errors import Stopped
+from rollout.errors import Stopped, UsageError
 from rollout.shards import find_shards, hash_json
 from rollout.types import GroupShard
+
+
+def check_canaries(settings: CanaryConfig) -> int:
+    """Rows of the canary file that cannot be used, ties among them. Raises UsageError where no pair has a winner."""
+    known, unusable = read_labels(settings.path)
+    num_ties = sum(pair.label == "tie" for pair in known)
+    if num_ties == len(known):
+        raise UsageError(
+            f"judge.canaries.path {settings.path} has {num_ties} ties and no pair with a winner; "
+            "give pairs whose better answer is known"
+        )
+    return num_ties + sum(unusable.values())
 
 
 def ask_canaries(journal: Journal, cluster: Cluster, record: RoundRecord) -> CanaryReport | None:

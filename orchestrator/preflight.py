@@ -8,8 +8,8 @@ from pathlib import Path
 
 from judge.check import check_judge
 from orchestrator.base import find_policy
+from orchestrator.canaries import check_canaries
 from orchestrator.config import RunConfig
-from orchestrator.given import read_labels
 from rollout.encoder import PromptEncoder
 from rollout.errors import DataError, UsageError
 from rollout.prompts import refuse_overlap
@@ -21,20 +21,22 @@ OUR_PACKAGES = ("rollout", "judge", "learner", "orchestrator")
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run starts from. unusable counts rows of the prompt files by reason."""
+    """What a run starts from. unusable counts rows of the prompt files by reason, num_unusable_canaries those of
+    the canary file, ties among them.
+    """
 
     prompts: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
     policy_folder: Path | None
     unusable: dict[str, int]
+    num_unusable_canaries: int = 0
 
 
 def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
     """Load prompts and look at the policy and the judge. Raises UsageError in one line for whatever is wrong."""
     refuse_shadows(directory or Path.cwd())
     check_judge(config.judge)
-    if config.judge.canaries is not None:
-        read_labels(config.judge.canaries.path)
+    num_unusable = check_canaries(config.judge.canaries) if config.judge.canaries else 0
     if config.evaluation.gold is not None:
         check_judge(config.evaluation.gold)
     folder = find_policy(config.policy)
@@ -52,7 +54,13 @@ def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
         refuse_overlap(loaded.prompts, held_out)
     if folder is not None:
         check_encoder(config, folder, loaded.prompts)
-    return Inputs(prompts=loaded.prompts, held_out=held_out, policy_folder=folder, unusable=dict(loaded.rejected))
+    return Inputs(
+        prompts=loaded.prompts,
+        held_out=held_out,
+        policy_folder=folder,
+        unusable=dict(loaded.rejected),
+        num_unusable_canaries=num_unusable,
+    )
 
 
 def check_encoder(config: RunConfig, folder: Path, prompts: tuple[Prompt, ...]) -> None:

@@ -33,6 +33,8 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
         observer.record("attempt", state="running")
         for reason, num in sorted(inputs.unusable.items()):
             observer.warn(f"{num} rows of {config.prompts.path} cannot be used: {reason}")
+        if inputs.num_unusable_canaries:
+            observer.warn(f"{inputs.num_unusable_canaries} canaries cannot be used: unreadable, or without a winner")
         try:
             journal = _run_stages(run_dir, inputs, observer)
         except BaseException as error:

@@ -6,7 +6,7 @@ import pytest
 
 from judge.config import CanaryConfig
 from judge.types import Score, Verdict
-from orchestrator.canaries import canary_report, preferred
+from orchestrator.canaries import canary_report, check_canaries, preferred
 from orchestrator.given import find_given, read_given, read_labels, write_given
 from rollout.errors import UsageError
 from rollout.shards import find_shards, read_groups
@@ -123,3 +123,11 @@ def test_a_tie_or_an_abstention_on_a_canary_is_not_right(tmp_path):
     report = canary_report(pairs, answers, CanaryConfig(path="c", min_accuracy=0.25))
     assert (report.num_right, report.num_tied, report.num_abstained, report.num_asked) == (1, 1, 2, 4)
     assert (report.accuracy, report.dropped) == (0.25, False)
+
+
+def test_canaries_without_a_winner_are_refused_and_never_an_accuracy_of_zero(tmp_path):
+    rows = [{"prompt": f"{n}", "a": "x", "b": "y", "label": label} for n, label in enumerate(("tie", "tie", "what"))]
+    with pytest.raises(UsageError, match="2 ties and no pair with a winner"):
+        check_canaries(CanaryConfig(path=write(tmp_path / "ties.jsonl", rows)))
+    rows.append({"prompt": "9", "a": "x", "b": "y", "label": "a"})
+    assert check_canaries(CanaryConfig(path=write(tmp_path / "some.jsonl", rows))) == 3
