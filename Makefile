@@ -37,6 +37,7 @@ bench: setup
 	$(BIN)/rondo bench rollout
 	$(BIN)/rondo bench loop
 	$(BIN)/rondo bench judge
+	$(BIN)/rondo bench label
 
 clean:
 	rm -rf .venv runs

@@ -1,11 +1,12 @@
 """The judge as a Ray actor: a shell around JudgeWorker."""
 
+from functools import partial
 from pathlib import Path
 
 import ray
 
 from judge.config import JudgeConfig
-from judge.types import Answer, JudgeReport, PairShard, Verdict
+from judge.types import Answer, JudgeReport, PairShard, Purpose, Verdict
 from judge.worker import JudgeWorker
 from rollout.types import GroupShard
 
@@ -15,16 +16,40 @@ class JudgeActor:
     """Judges group shards; several at a time, as far as the judge itself is async."""
 
     def __init__(
-        self, *, settings: JudgeConfig, run_dir: str, run_id: str, name: str, actor: int, num_actors: int
+        self,
+        *,
+        settings: JudgeConfig,
+        run_dir: str,
+        run_id: str,
+        name: str,
+        actor: int,
+        num_actors: int,
+        command: str = "",
     ) -> None:
         self._settings = settings
         self._name = f"{name}-{actor}"
-        self._worker = JudgeWorker(
-            settings=settings, run_dir=Path(run_dir), run_id=run_id, name=name, actor=actor, num_actors=num_actors
+        self._made: JudgeWorker | None = None
+        self._make = partial(
+            JudgeWorker,
+            settings=settings,
+            run_dir=Path(run_dir),
+            run_id=run_id,
+            name=name,
+            actor=actor,
+            num_actors=num_actors,
+            command=command,
         )
 
     def __repr__(self) -> str:
-        return f"{self._name} {self._worker.judge_id.rpartition('@')[0] or self._worker.judge_id}"
+        judge_id = self._made.judge_id if self._made else self._settings.kind
+        return f"{self._name} {judge_id.rpartition('@')[0] or judge_id}"
+
+    @property
+    def _worker(self) -> JudgeWorker:
+        """Made by the first call, whose caller gets to know why it cannot be; a constructor's error is Ray's alone."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
     async def start(self) -> str:
         """See JudgeWorker.start; an answer also says that the actor is up."""
@@ -39,13 +64,19 @@ class JudgeActor:
         """See JudgeWorker.report."""
         return self._worker.report()
 
-    async def build(self, shard: GroupShard, *, verdict_dir: str, pair_dir: str) -> PairShard:
-        """See JudgeWorker.build."""
-        return await self._worker.build(shard, verdict_dir=verdict_dir, pair_dir=pair_dir)
+    async def waiting_for(self) -> str:
+        """See JudgeWorker.waiting_for."""
+        return self._worker.waiting_for()
 
-    async def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
+    async def build(self, shard: GroupShard, *, verdict_dir: str, pair_dir: str, num_chunks: int) -> PairShard:
+        """See JudgeWorker.build."""
+        return await self._worker.build(shard, verdict_dir=verdict_dir, pair_dir=pair_dir, num_chunks=num_chunks)
+
+    async def compare(
+        self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str, purpose: Purpose, num_chunks: int
+    ) -> list[Verdict]:
         """See JudgeWorker.compare."""
-        return await self._worker.compare(candidate, baseline, out_dir=out_dir)
+        return await self._worker.compare(candidate, baseline, out_dir=out_dir, purpose=purpose, num_chunks=num_chunks)
 
     async def answer(self, shard: GroupShard, *, out_dir: str) -> list[Answer]:
         """See JudgeWorker.answer."""

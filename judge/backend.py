@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from judge.backend_config import Backend, FunctionBackend, PluginBackend
-from judge.config import CascadeBackend, EnsembleBackend, Judging
+from judge.config import CascadeBackend, EnsembleBackend, HumanBackend, Judging
 from judge.llm.config import LlmBackend
 from judge.protocol import Context, Judge
 from judge.reward.config import PreferenceModelBackend, RewardModelBackend
@@ -46,6 +46,11 @@ def _build(config: Backend, context: Context) -> Judge:
             from judge.verifier.judge import build_verifier
 
             judge = build_verifier(config)
+        case HumanBackend():
+            from judge.human.judge import build_human
+
+            rank = _build(config.rank_by, replace(context, name=f"{context.name}/rank")) if config.rank_by else None
+            judge = build_human(config, context, rank)
         case EnsembleBackend():
             from judge.combined.ensemble import build_ensemble
 

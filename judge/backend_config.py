@@ -8,7 +8,7 @@ from pydantic import field_validator, model_validator
 
 from rollout.types import Settings, setting
 
-KINDS = ("function", "llm", "reward_model", "preference_model", "verifier", "ensemble", "cascade")
+KINDS = ("function", "llm", "reward_model", "preference_model", "verifier", "human", "ensemble", "cascade")
 ENTRY_POINTS = "rondo.judges"
 
 

@@ -1,7 +1,7 @@
 """What can be refused about a judge before anything starts, without loading a model or reaching an endpoint."""
 
 from judge.backend_config import Backend, FunctionBackend, PluginBackend
-from judge.config import CascadeBackend, EnsembleBackend, Judging
+from judge.config import CascadeBackend, EnsembleBackend, HumanBackend, Judging
 from judge.llm.config import LlmBackend
 from judge.reward.config import PreferenceModelBackend, RewardModelBackend
 from judge.target import check_target
@@ -25,6 +25,12 @@ def check_judge(config: Backend) -> None:
             from judge.verifier.check import check_verifier
 
             check_verifier(config)
+        case HumanBackend():
+            from judge.human.check import check_human
+
+            check_human(config)
+            if config.rank_by is not None:
+                check_judge(config.rank_by)
         case EnsembleBackend() | CascadeBackend():
             for member in config.judges:
                 check_judge(member)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Tag, TypeAdapter, model_validator
 
 from judge.backend_config import KINDS, Backend, FunctionBackend, PluginBackend
+from judge.human.config import HumanSettings
 from judge.llm.config import LlmBackend
 from judge.reward.config import PreferenceModelBackend, RewardModelBackend
 from judge.verifier.config import VerifierBackend
@@ -15,6 +16,14 @@ def _kind(section: Any) -> str:
     """Which of the union's types a section is; installed packages bring kinds of their own."""
     kind = section.get("kind", "function") if isinstance(section, dict) else getattr(section, "kind", "function")
     return kind if kind in KINDS else "plugin"
+
+
+class HumanBackend(HumanSettings):
+    """People, and the judge that says which pairs they see first."""
+
+    rank_by: "AnyBackend | None" = setting(
+        None, change="per_round", doc="a judge that ranks pairs: those that it can hardly tell apart come first"
+    )
 
 
 class EnsembleBackend(Backend):
@@ -88,6 +97,7 @@ AnyBackend = Annotated[
     | Annotated[RewardModelBackend, Tag("reward_model")]
     | Annotated[PreferenceModelBackend, Tag("preference_model")]
     | Annotated[VerifierBackend, Tag("verifier")]
+    | Annotated[HumanBackend, Tag("human")]
     | Annotated[EnsembleBackend, Tag("ensemble")]
     | Annotated[CascadeBackend, Tag("cascade")]
     | Annotated[PluginBackend, Tag("plugin")],
@@ -187,6 +197,13 @@ class Judging(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_no_canaries_for_people(self) -> Self:
+        people = people_of(self) if isinstance(self, Backend) else None
+        if self.canaries is not None and people is not None:
+            raise ValueError("canaries are for judges that answer at once; people get judge.gold among their pairs")
+        return self
+
 
 class FunctionJudge(FunctionBackend, Judging):
     """The loop's judge: code of the user."""
@@ -208,6 +225,10 @@ class VerifierJudge(VerifierBackend, Judging):
     """The loop's judge: a verifier."""
 
 
+class HumanJudge(HumanBackend, Judging):
+    """The loop's judge: people."""
+
+
 class EnsembleJudge(EnsembleBackend, Judging):
     """The loop's judge: an ensemble."""
 
@@ -226,11 +247,22 @@ JudgeConfig = Annotated[
     | Annotated[RewardModelJudge, Tag("reward_model")]
     | Annotated[PreferenceModelJudge, Tag("preference_model")]
     | Annotated[VerifierJudge, Tag("verifier")]
+    | Annotated[HumanJudge, Tag("human")]
     | Annotated[EnsembleJudge, Tag("ensemble")]
     | Annotated[CascadeJudge, Tag("cascade")]
     | Annotated[PluginJudge, Tag("plugin")],
     Discriminator(_kind),
 ]
+
+
+def people_of(config: Backend) -> HumanBackend | None:
+    """The settings of the people who are asked, by the judge itself, a member of it, or its fallback; None: nobody."""
+    if isinstance(config, HumanBackend):
+        return config
+    members = config.judges if isinstance(config, EnsembleBackend | CascadeBackend) else ()
+    fallback = config.fallback if isinstance(config, Judging) else None
+    return next(filter(None, map(people_of, (*members, *([fallback] if fallback else [])))), None)
+
 
 _ADAPTER: TypeAdapter[JudgeConfig] = TypeAdapter(JudgeConfig)
 

@@ -7,10 +7,11 @@ from typing import Literal
 from rollout.types import Logps, Message, TokenIds, TokenSignature
 
 Outcome = Literal["a", "b", "tie", "both_bad", "abstain"]
+Purpose = Literal["pairs", "held_out", "previous"]  # what is judged: training pairs, or held-out answers against whom
 PairOutcome = Literal["chosen", "tie", "both_bad"]
 Source = Literal["function", "reward_model", "preference_model", "verifier", "llm", "human", "ensemble"]
-# Reasons of abstentions that another judge may answer: what failed was the way to this judge, not its judgement.
-FAILED_OVER = frozenset({"budget_spent", "endpoint_failed", "deadline"})
+# Reasons of abstentions that another judge may answer: this judge could not be asked, or people came to no answer.
+FAILED_OVER = frozenset({"budget_spent", "endpoint_failed", "deadline", "no_majority", "all_skipped"})
 
 
 @dataclass(frozen=True, kw_only=True)

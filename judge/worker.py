@@ -12,9 +12,9 @@ from judge.backend import build
 from judge.config import JudgeConfig, PairingConfig
 from judge.pairing import comparisons, reasons_of
 from judge.pairs import pairs_or_reason
-from judge.protocol import Context, Judge, Question, Scorer
+from judge.protocol import Batch, Context, Judge, Question, Scorer
 from judge.shards import read_verdicts, write_pairs, write_verdicts
-from judge.types import Answer, JudgeReport, PairShard, PreferencePair, Verdict, VerdictShard
+from judge.types import Answer, JudgeReport, PairShard, PreferencePair, Purpose, Verdict, VerdictShard
 from rollout.errors import IntegrityError
 from rollout.shards import read_groups, read_json
 from rollout.types import CompletionGroup, GroupShard
@@ -34,11 +34,17 @@ class JudgeWorker:
         name: str = "judge",
         actor: int = 0,
         num_actors: int = 1,
+        command: str = "",
     ) -> None:
         self._run_dir = run_dir
         self._run_id = run_id
         self._context = Context(
-            store_dir=run_dir / "verdict_store", salt=run_id, name=name, actor=actor, num_actors=num_actors
+            store_dir=run_dir / "verdict_store",
+            salt=run_id,
+            name=name,
+            actor=actor,
+            num_actors=num_actors,
+            command=command,
         )
         self._settings = settings
         self._judge: Judge = build(settings, self._context)
@@ -79,8 +85,12 @@ class JudgeWorker:
         """What the judge has done since the last report."""
         return self._judge.report()
 
-    async def build(self, shard: GroupShard, *, verdict_dir: str, pair_dir: str) -> PairShard:
-        """The pairs of one chunk, written under pair_dir after the answers under verdict_dir.
+    def waiting_for(self) -> str:
+        """What the judge waits for, in words, where that takes longer than a computer does."""
+        return self._judge.waiting_for()
+
+    async def build(self, shard: GroupShard, *, verdict_dir: str, pair_dir: str, num_chunks: int = 1) -> PairShard:
+        """The pairs of one chunk of the round's num_chunks, written under pair_dir after the answers under verdict_dir.
 
         Every prompt of the chunk has its pairs or stands under exactly one reason. Raises IntegrityError if answers
         are there that belong to other completions.
@@ -91,7 +101,7 @@ class JudgeWorker:
         groups = await asyncio.to_thread(read_groups, self._run_dir, shard)
         found = self._find_answers(verdict_dir, [shard])
         if found is None:
-            found = await self._answers(groups)
+            found = await self._answers(groups, _batch(shard, "pairs", num_chunks))
             self._write_answers(verdict_dir, [shard], found)
         by_prompt: dict[str, list[Answer]] = {group.prompt.prompt_id: [] for group in groups}
         for answer in found:
@@ -115,7 +125,15 @@ class JudgeWorker:
             num_filtered=filtered,
         )
 
-    async def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
+    async def compare(
+        self,
+        candidate: GroupShard,
+        baseline: GroupShard,
+        *,
+        out_dir: str,
+        purpose: Purpose = "held_out",
+        num_chunks: int = 1,
+    ) -> list[Verdict]:
         """Verdicts on the candidate's completion (a) against the baseline's (b) of the same prompt and index.
 
         A completion without a counterpart is an abstention (no_counterpart). Written under out_dir, and read back
@@ -129,7 +147,8 @@ class JudgeWorker:
                 for shard in (baseline, candidate)
             )
             prompt_ids = list(dict.fromkeys([*ours, *theirs]))
-            found = list(await self._against([(ours.get(i), theirs.get(i)) for i in prompt_ids]))
+            batch = _batch(candidate, purpose, num_chunks)
+            found = list(await self._against([(ours.get(i), theirs.get(i)) for i in prompt_ids], batch))
             self._write_answers(out_dir, shards, found)
         return [answer for answer in found if isinstance(answer, Verdict)]
 
@@ -141,19 +160,26 @@ class JudgeWorker:
             self._write_answers(out_dir, [shard], found)
         return found
 
-    async def _answers(self, groups: Sequence[CompletionGroup]) -> list[Answer]:
+    async def _answers(self, groups: Sequence[CompletionGroup], batch: Batch | None = None) -> list[Answer]:
         await self.start()
         if isinstance(self._judge, Scorer):
             return list(chain.from_iterable(await self._judge.score(groups)))
-        questions = [Question(group=group, wanted=tuple(comparisons(group, self._settings))) for group in groups]
-        return list(chain.from_iterable(await self._judge.judge(questions)))
+        wanted = [tuple(comparisons(group, self._settings)) for group in groups]
+        questions = [Question(group=g, wanted=w, batch=batch) for g, w in zip(groups, wanted, strict=True)]
+        return list(chain.from_iterable(await self._judged(questions, batch)))
+
+    async def _judged(self, questions: Sequence[Question], batch: Batch | None) -> list[list[Verdict]]:
+        verdicts = await self._judge.judge(questions)
+        if batch is not None:
+            await self._judge.batch_done(batch)
+        return verdicts
 
     async def _against(
-        self, sides: Sequence[tuple[CompletionGroup | None, CompletionGroup | None]]
+        self, sides: Sequence[tuple[CompletionGroup | None, CompletionGroup | None]], batch: Batch
     ) -> Sequence[Verdict]:
         await self.start()
         matched = [_matched(ours, theirs) for ours, theirs in sides]
-        verdicts = await self._judge.judge([question for question, _, _ in matched])
+        verdicts = await self._judged([replace(question, batch=batch) for question, _, _ in matched], batch)
         found: list[Verdict] = []
         for given, (question, common, alone) in zip(verdicts, matched, strict=True):
             found += [replace(each, a=common[each.a], b=common[each.a]) for each in given]
@@ -226,6 +252,10 @@ def _matched(
     joint = replace(group, completions=tuple(replace(one, index=place) for place, one in enumerate(both)))
     wanted = tuple((place, place + len(common)) for place in range(len(common)))
     return Question(group=joint, wanted=wanted), common, sorted(left.keys() ^ right.keys())
+
+
+def _batch(shard: GroupShard, purpose: Purpose, num_chunks: int) -> Batch:
+    return Batch(round_id=shard.round_id, purpose=purpose, chunk_id=shard.chunk_id, num_chunks=num_chunks)
 
 
 def _without_pairing(settings: JudgeConfig) -> JudgeConfig:

@@ -15,7 +15,9 @@ from rich.console import Console
 from orchestrator.base import BASE_PATH, record_base
 from orchestrator.bench import NUM_PAIRS, compared, report
 from orchestrator.chunks import in_chunks
-from orchestrator.cluster import RayLearner, RayRollout, start_ray, stop_ray
+from orchestrator.cluster.learner import RayLearner
+from orchestrator.cluster.rollout import RayRollout
+from orchestrator.cluster.session import start_ray, stop_ray
 from orchestrator.config import RunConfig, parse_config
 from orchestrator.observer import Observer
 from orchestrator.rundir import open_run

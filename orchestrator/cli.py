@@ -1,6 +1,5 @@
 """The command line. Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 stopped on purpose and resumable."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from orchestrator.config import RunConfig, load_config
+from orchestrator.label_cli import label_app
+from orchestrator.printing import print_json, standard_output
 from rollout.errors import RondoError, Stopped, UsageError
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ bench_app = typer.Typer(no_args_is_help=True, help="Figures of this machine, bes
 app.add_typer(config_app, name="config")
 app.add_typer(judge_app, name="judge")
 app.add_typer(bench_app, name="bench")
+app.add_typer(label_app, name="label")
 reward_model_app = typer.Typer(no_args_is_help=True, help="Reward models out of preference pairs.")
 app.add_typer(reward_model_app, name="reward-model")
 
@@ -66,7 +68,7 @@ def status(run_dir: Run, as_json: Json = False) -> None:
     from orchestrator.status import status as read_status
     from orchestrator.status import status_page
 
-    _print_json(read_status(run_dir)) if as_json else _console().print(status_page(run_dir))
+    print_json(read_status(run_dir)) if as_json else standard_output().print(status_page(run_dir))
 
 
 @app.command()
@@ -82,7 +84,7 @@ def show(
 
     journal = open_journal(run_dir)
     page = show_prompt(journal, round_id, prompt) if prompt else show_pairs(journal, round_id, num=pairs)
-    _console().print(page)
+    standard_output().print(page)
 
 
 @app.command()
@@ -110,7 +112,7 @@ def winrate(
     from orchestrator.scoreboard.annotations import win_rate_page, win_rates
 
     figures = win_rates(file)
-    _print_json(figures) if as_json else _console().print(win_rate_page(figures))
+    print_json(figures) if as_json else standard_output().print(win_rate_page(figures))
 
 
 @judge_app.command("completions", help="The default: rondo judge CONFIG --groups FILE --out DIR.")
@@ -126,7 +128,7 @@ def judge_completions(
     from orchestrator.judging_tables import judged_table
 
     found = judge_given(config, groups, out, overrides)
-    _print_json(found) if as_json else _console().print(judged_table(found))
+    print_json(found) if as_json else standard_output().print(judged_table(found))
 
 
 @judge_app.command("audit")
@@ -141,7 +143,7 @@ def judge_audit(
     from orchestrator.judging_tables import audit_table
 
     found = audit_judge(config, labels, overrides)
-    _print_json(found) if as_json else _console().print(audit_table(found))
+    print_json(found) if as_json else standard_output().print(audit_table(found))
 
 
 @config_app.command("check")
@@ -157,13 +159,13 @@ def config_check(config: Config, overrides: Overrides = None) -> None:
 def config_show(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Print the resolved configuration."""
     tree = load_config(config, overrides).model_dump(mode="json")
-    _print_json(tree) if as_json else sys.stdout.write(yaml.safe_dump(tree, sort_keys=False))
+    print_json(tree) if as_json else sys.stdout.write(yaml.safe_dump(tree, sort_keys=False))
 
 
 @config_app.command("schema")
 def config_schema(config: Annotated[Path | None, typer.Argument(help="Ignored; the schema is one.")] = None) -> None:
     """Print the JSON schema: every field, its default, and when it may change."""
-    _print_json(RunConfig.model_json_schema())
+    print_json(RunConfig.model_json_schema())
 
 
 @bench_app.command("rollout")
@@ -196,6 +198,21 @@ def bench_reward(as_json: Json = False) -> None:
     from orchestrator.bench_reward import bench_reward as measure
 
     _print_bench(measure(), as_json)
+
+
+@bench_app.command("label")
+def bench_label(
+    queue_url: Annotated[
+        str | None, typer.Option(help="An empty PostgreSQL database; without it a SQLite file.", show_default=False)
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Pairs to label.", min=100)] = 20_000,
+    as_json: Json = False,
+) -> None:
+    """200 simulated annotators on the labelling page, whose server is killed three times meanwhile."""
+    from orchestrator.bench_label import Load
+    from orchestrator.bench_label import bench_label as measure
+
+    _print_bench(measure(queue_url, Load(num_pairs=pairs)), as_json)
 
 
 @reward_model_app.callback()
@@ -235,7 +252,7 @@ def reward_model_fit(
         max_pairs=max_pairs,
         max_length=max_length,
     )
-    _print_json(report) if as_json else _console().print(page(report))
+    print_json(report) if as_json else standard_output().print(page(report))
 
 
 def main() -> None:
@@ -271,16 +288,7 @@ def main() -> None:
 def _print_bench(found: dict[str, Any], as_json: bool) -> None:
     from orchestrator.bench import page
 
-    _print_json(found) if as_json else _console().print(page(found))
-
-
-def _console() -> Console:
-    """Standard output as wide as a table wants where it is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=120)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    print_json(found) if as_json else standard_output().print(page(found))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from judge.types import Verdict
+from judge.config import people_of
+from judge.types import Purpose, Verdict
 from orchestrator.chunks import in_chunks
 from orchestrator.config import EvaluationConfig
 from orchestrator.journal import Journal
@@ -50,24 +51,37 @@ class _Evaluation:
         base, again = self.answers(0, "base", self.journal.base_policy), None
         if self.record.round_id == 0:
             second = self.answers(0, "base_again", self.journal.base_policy)
-            again = win_rate(self.verdicts("judge", "base_verdicts", second, base))
+            if self.judges and not self.asks_people(self.judges[0]):
+                again = win_rate(self.verdicts(self.judges[0], "base_verdicts", second, base))
         ours = self.answers(self.record.round_id, "groups", policy)
         standings = tuple(self.standings(ours, base))
         return self.measured(
             RoundScores(baseline=self.config.baseline, standings=standings, base_win_rate=again), policy, ours, base
         )
 
-    def standings(self, ours: list[GroupShard], base: list[GroupShard]) -> list[Standing]:
-        """What each judge says against each baseline; in round 0 the previous policy is the base."""
-        names: list[JudgeName] = ["judge"]
+    @property
+    def judges(self) -> list[JudgeName]:
+        """Who is asked; people only where the configuration says so, for their time is dear."""
+        people = people_of(self.journal.run.config_at(self.record.round_id).judge)
+        names: list[JudgeName] = ["judge"] if people is None or people.evaluate else []
         if self.cluster.gold is not None and self.config.gold is not None:
             names.append("gold")
+        return names
+
+    def asks_people(self, judge: JudgeName) -> bool:
+        """Whether the judge's time is too dear for what only shows that nothing differs."""
+        return judge == "judge" and people_of(self.journal.run.config_at(self.record.round_id).judge) is not None
+
+    def standings(self, ours: list[GroupShard], base: list[GroupShard]) -> list[Standing]:
+        """What each judge says against each baseline; in round 0 the previous policy is the base."""
         wanted: list[Baseline] = ["base"]
         if self.config.compare_previous or self.config.baseline == "previous":
             wanted.append("previous")
         found = []
-        for name in names:
+        for name in self.judges:
             for baseline in wanted:
+                if baseline == "previous" and self.record.policy_in.version == 0 and self.asks_people(name):
+                    continue
                 theirs = base if baseline == "base" else self.previous(base)
                 verdicts = self.verdicts(name, f"{name}_{baseline}", ours, theirs)
                 before = self.verdicts_of_round(self.record.round_id - 1, name, base) if baseline == "base" else None
@@ -114,8 +128,8 @@ class _Evaluation:
         asked: Judge | None = self.cluster.judge if judge == "judge" else self.cluster.gold
         assert asked is not None
         where = self.journal.run.round_dir(self.record.round_id if round_id is None else round_id)
-        pairs = zip(ours, theirs, strict=True)
-        return [v for a, b in pairs for v in asked.compare(a, b, out_dir=f"{where}/evaluation/{folder}")]
+        purpose: Purpose = "previous" if folder.endswith("previous") else "held_out"
+        return asked.compare(ours, theirs, out_dir=f"{where}/evaluation/{folder}", purpose=purpose)
 
     def verdicts_of_round(self, round_id: int, judge: JudgeName, base: list[GroupShard]) -> list[Verdict] | None:
         """A judge's verdicts on an earlier round's policy against the base; None where that round has none."""
@@ -147,8 +161,10 @@ class _Evaluation:
             base_length=float(np.mean(lengths)) if lengths else None,
         )
         rewards = [_rewards(each, *both) for each, *both in zip((answers, baseline), logps, base_logps, strict=True)]
-        accuracy = implicit_accuracy(self.verdicts("judge", "judge_base", ours, base), rewards[0], rewards[1])
-        scores = replace(scores, answers=statistics, implicit_accuracy=accuracy)
+        scores = replace(scores, answers=statistics)
+        if self.judges:
+            found = self.verdicts(self.judges[0], f"{self.judges[0]}_base", ours, base)
+            scores = replace(scores, implicit_accuracy=implicit_accuracy(found, rewards[0], rewards[1]))
         return replace(scores, alarms=self.alarms(scores, base))
 
     def alarms(self, scores: RoundScores, base: list[GroupShard]) -> tuple[str, ...]:
@@ -166,7 +182,7 @@ class _Evaluation:
 
     def change(self, judge: JudgeName, base: list[GroupShard]) -> Interval | None:
         """The paired change of a judge's win rate against the base over the alarm's rounds."""
-        if judge == "gold" and (self.cluster.gold is None or self.config.gold is None):
+        if judge not in self.judges:
             return None
         before = self.verdicts_of_round(self.record.round_id - self.config.alarm.rounds, judge, base)
         if before is None:

@@ -10,31 +10,21 @@ from typing import Any
 
 from rich.console import Console
 
-from judge.check import check_judge
-from judge.config import JudgeConfig, parse_judge
+from judge.config import JudgeConfig
 from judge.types import Answer, Outcome, PairShard, Verdict
 from orchestrator.canaries import preferred
-from orchestrator.cluster import RayJudge, start_ray, stop_ray
-from orchestrator.config import ClusterConfig, parse_section, read_tree
+from orchestrator.cluster.judge import RayJudge
+from orchestrator.cluster.session import start_ray, stop_ray
+from orchestrator.config import ClusterConfig
 from orchestrator.given import LabelledPair, find_given, read_given, read_labels, write_given
+from orchestrator.judge_section import load_judge
 from orchestrator.observer import Observer
 from orchestrator.rundir import RunDir
 from orchestrator.scoreboard.agreement import LabelledVerdict, audit
-from rollout.errors import UsageError
 from rollout.shards import find_shards, hash_json
 from rollout.types import CompletionGroup, GroupShard
 
 _OPPOSITE: dict[Outcome, Outcome] = {"a": "b", "b": "a"}
-
-
-def load_judge(path: Path, overrides: list[str] | None) -> tuple[JudgeConfig, dict[str, Any]]:
-    """The judge section of a configuration, which may hold nothing else, and the whole tree as it was read."""
-    tree = read_tree(path, overrides)
-    if not isinstance(tree.get("judge"), dict):
-        raise UsageError(f"{path} has no judge section; expected `judge:` with at least a kind")
-    settings = parse_section(parse_judge, tree["judge"], name="judge", origin=str(path))
-    check_judge(settings)
-    return settings, tree
 
 
 def judge_given(config: Path, groups: str, out: Path, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -52,7 +42,7 @@ def judge_given(config: Path, groups: str, out: Path, overrides: list[str] | Non
     with _judging(settings, out) as (judge, _):
         if shards is None:
             shards = find_shards(out, folder, GroupShard) or write_given(out, folder, given)
-        pairs = judge.build(iter(shards), round_id=0)
+        pairs = judge.build(iter(shards), round_id=0, num_chunks=len(shards))
     return {"out": str(out), "unusable": dict(unusable), **_counts(pairs), "counts": judge.totals}
 
 

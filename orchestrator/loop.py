@@ -32,7 +32,9 @@ def run_rounds(
                 groups = cluster.rollout.generate(
                     chunks, policy=record.policy_sampled, sampling=config.rollout.sampling
                 )
-                record = journal.commit(record, shards=cluster.judge.build(groups, round_id=round_id))
+                record = journal.commit(
+                    record, shards=cluster.judge.build(groups, round_id=round_id, num_chunks=len(chunks))
+                )
         if record.update is None:  # learn and publish
             if record.probe is None:
                 asked = ask_canaries(journal, cluster, record)

@@ -3,13 +3,16 @@
 import importlib.util
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from judge.check import check_judge
+from judge.config import people_of
 from orchestrator.base import find_policy
 from orchestrator.canaries import check_canaries
 from orchestrator.config import RunConfig
+from orchestrator.given import LabelledPair, read_labels
 from rollout.encoder import PromptEncoder
 from rollout.errors import DataError, UsageError
 from rollout.prompts import refuse_overlap
@@ -22,7 +25,7 @@ OUR_PACKAGES = ("rollout", "judge", "learner", "orchestrator")
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What a run starts from. unusable counts rows of the prompt files by reason, num_unusable_canaries those of
-    the canary file, ties among them.
+    the canary file, ties among them. gold are known pairs for people who judge.
     """
 
     prompts: tuple[Prompt, ...]
@@ -30,6 +33,8 @@ class Inputs:
     policy_folder: Path | None
     unusable: dict[str, int]
     num_unusable_canaries: int = 0
+    gold: tuple[LabelledPair, ...] = ()
+    num_unusable_gold: int = 0
 
 
 def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
@@ -37,6 +42,8 @@ def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
     refuse_shadows(directory or Path.cwd())
     check_judge(config.judge)
     num_unusable = check_canaries(config.judge.canaries) if config.judge.canaries else 0
+    people = people_of(config.judge)
+    gold, unusable_gold = read_labels(people.gold.path) if people and people.gold else ((), Counter[str]())
     if config.evaluation.gold is not None:
         check_judge(config.evaluation.gold)
     folder = find_policy(config.policy)
@@ -60,6 +67,8 @@ def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
         policy_folder=folder,
         unusable=dict(loaded.rejected),
         num_unusable_canaries=num_unusable,
+        gold=tuple(gold),
+        num_unusable_gold=sum(unusable_gold.values()),
     )
 
 

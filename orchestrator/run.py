@@ -1,5 +1,6 @@
 """`rondo run`: check everything, start the stages, run the loop."""
 
+import shutil
 import signal
 from pathlib import Path
 from types import FrameType
@@ -7,11 +8,14 @@ from types import FrameType
 from rich.console import Console
 
 from orchestrator.base import BASE_PATH, existing_base, link_base, record_base
-from orchestrator.cluster import RayLearner, connect, start_ray, stop_ray
+from orchestrator.cluster.connect import Started, connect
+from orchestrator.cluster.learner import RayLearner
+from orchestrator.cluster.session import start_ray, stop_ray
 from orchestrator.config import RunConfig
 from orchestrator.journal import Journal
 from orchestrator.loop import run_rounds
 from orchestrator.observer import Observer
+from orchestrator.people import prepare_queue
 from orchestrator.preflight import Inputs, check_encoder, check_inputs
 from orchestrator.rundir import RunDir, lock_run, open_run
 from orchestrator.scoreboard.standings import rank_rounds
@@ -35,6 +39,8 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
             observer.warn(f"{num} rows of {config.prompts.path} cannot be used: {reason}")
         if inputs.num_unusable_canaries:
             observer.warn(f"{inputs.num_unusable_canaries} canaries cannot be used: unreadable, or without a winner")
+        if inputs.num_unusable_gold:
+            observer.warn(f"{inputs.num_unusable_gold} rows of judge.gold.path cannot be used")
         try:
             journal = _run_stages(run_dir, inputs, observer)
         except BaseException as error:
@@ -55,7 +61,7 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
         return journal
     except UsageError:
         if made_here:
-            _remove_if_empty(root)
+            _take_back(root, config)
         raise
     finally:
         lock.release()
@@ -71,16 +77,31 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
         with observer.stage(None, "start"):
             start_ray(run_dir.config.cluster)
             _stop_on_signals(observer)  # after Ray, which installs handlers of its own
+            prepare_queue(run_dir, inputs)
             started = connect(run_dir, observer)
+            if _needs_making(run_dir):
+                _start_judges(started)
             base = _base(run_dir, inputs, started.learner, observer)
             journal = Journal(run_dir, base_policy=base)
             current = _current_policy(journal)
             started.rollout.start(current)
             started.learner.start(base, current)
-            for judge in started.judges:  # a judge that cannot work is refused before the first generation
-                judge.start()
+            started.label_server.start()
+            _start_judges(started)
         run_rounds(journal, started.cluster, inputs.prompts, inputs.held_out, observer)
     return journal
+
+
+def _needs_making(run_dir: RunDir) -> bool:
+    """Whether the base policy is still to be trained, which takes minutes."""
+    policy = run_dir.config.policy
+    return existing_base(run_dir.root) is None and (policy.scratch is not None or policy.sft is not None)
+
+
+def _start_judges(started: Started) -> None:
+    """A judge that cannot work is refused before anything expensive; one that has started answers at once."""
+    for judge in started.judges:
+        judge.start()
 
 
 def _finished(run_dir: RunDir) -> Journal | None:
@@ -138,9 +159,9 @@ def _stop_on_signals(observer: Observer) -> None:
         signal.signal(signum, handle)
 
 
-def _remove_if_empty(root: Path) -> None:
-    """Take back a run directory that holds nothing but what was refused."""
-    for name in ("driver.lock", "metrics.jsonl"):
-        (root / name).unlink(missing_ok=True)
-    if root.is_dir() and not any(root.iterdir()):
-        root.rmdir()
+def _take_back(root: Path, config: RunConfig) -> None:
+    """Remove a run directory that holds nothing yet but what was refused; a base policy that was trained is kept."""
+    made_base = config.policy.scratch is not None or config.policy.sft is not None
+    if (root / "rounds").exists() or (made_base and existing_base(root) is not None):
+        return
+    shutil.rmtree(root, ignore_errors=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from judge.types import Answer, PairShard, Verdict
+from judge.types import Answer, PairShard, Purpose, Verdict
 from learner.types import LearnerUpdate, StepMetrics
 from orchestrator.config import RunConfig
 from rollout.types import GroupShard, Logps, PolicyRef, PromptChunk, Sampling, TokenSequence
@@ -28,11 +28,18 @@ class Rollout(Protocol):
 class Judge(Protocol):
     """Judges that turn completions into preference pairs."""
 
-    def build(self, groups: Iterable[GroupShard], *, round_id: int) -> tuple[PairShard, ...]:
-        """Judge shards while they arrive; their pair shards in the order of their chunks."""
+    def build(self, groups: Iterable[GroupShard], *, round_id: int, num_chunks: int) -> tuple[PairShard, ...]:
+        """Judge a round's num_chunks shards while they arrive; their pair shards in the order of their chunks."""
 
-    def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
-        """Verdicts on the candidate's completions (a) against the baseline's (b), by prompt and index."""
+    def compare(
+        self,
+        candidates: Sequence[GroupShard],
+        baselines: Sequence[GroupShard],
+        *,
+        out_dir: str,
+        purpose: Purpose = "held_out",
+    ) -> list[Verdict]:
+        """Verdicts on the candidates' completions (a) against the baselines' (b), by prompt and index."""
 
     def answer(self, shard: GroupShard, *, out_dir: str) -> list[Answer]:
         """The judge's answers on completions that become no pairs, such as canaries."""

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from orchestrator.base import existing_manifest
 from orchestrator.journal import Journal
+from orchestrator.people import last_address
 from orchestrator.rundir import read_run
 from orchestrator.scoreboard.standings import rank_rounds
 from orchestrator.tables import round_table, scoreboard_table
@@ -39,6 +40,7 @@ def status(root: Path) -> dict[str, Any]:
     rounds = [_round(record, seconds[record.round_id], lines) for record in records]
     return {
         "state": _state(journal, records, lines),
+        "labelling_page": last_address(root) or None,
         "run_id": journal.run.run_id,
         "num_rounds": journal.run.config.num_rounds,
         "num_pairs_total": sum(round_["num_pairs"] for round_ in rounds),
@@ -60,6 +62,8 @@ def status_page(root: Path) -> RenderableType:
     stage = f", round {last['round_id']} in stage {last['stage']}" if last and last["stage"] != "done" else ""
     head = f"{root}: {found['state']}{stage}; {found['num_pairs_total']} pairs, {found['num_steps_total']} steps"
     blocks: list[RenderableType] = [Text(head, style="bold")]
+    if found["labelling_page"]:
+        blocks.append(Text(f"labelling page: {found['labelling_page']}"))
     if found["rounds"]:
         blocks.append(round_table(journal.records()))
         scoreboard = scoreboard_table(journal.records(), rank_rounds(journal.records()))

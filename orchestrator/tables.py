@@ -70,7 +70,9 @@ def scoreboard_table(records: Sequence[RoundRecord], strengths: "Sequence[Streng
         return None
     table = Table(header_style="bold", pad_edge=False, box=None, title_justify="left", title_style="bold")
     table.title = "scoreboard on held-out prompts; accuracy is the implicit reward's"
-    gold = any(record.scores.standing("gold", "base") for record in evaluated if record.scores)
+    gold = any(
+        {one.judge for one in record.scores.standings} >= {"judge", "gold"} for record in evaluated if record.scores
+    )
     names = ["round", "equal length", "vs previous round", *(["gold judge"] if gold else []), "Elo", "accuracy"]
     names += ["length 10/50/90", "cut off", "distinct", "BLEU"]
     for name in names:
@@ -83,7 +85,8 @@ def scoreboard_table(records: Sequence[RoundRecord], strengths: "Sequence[Streng
 
 
 def _scoreboard_row(round_id: int, scores: RoundScores, strength: "Strength | None", *, gold: bool) -> list[str]:
-    ours, before, other = scores.standing("judge", "base"), scores.standing("judge", "previous"), None
+    ours, before = scores.standing(scores.headline, "base"), scores.standing(scores.headline, "previous")
+    other = None
     if gold:
         other = scores.standing("gold", "base")
     answers, accuracy = scores.answers, scores.implicit_accuracy

@@ -77,7 +77,7 @@ class RoundScores:
     """What evaluation measured on held-out prompts after a round's update; empty without held-out prompts.
 
     base_win_rate is the base against a second sample of itself, measured in round 0. implicit_accuracy is how often
-    the implicit reward prefers the answer that the training judge preferred. alarms are reasons in words.
+    the implicit reward prefers the answer that the headline judge preferred. alarms are reasons in words.
     """
 
     baseline: Baseline
@@ -93,9 +93,14 @@ class RoundScores:
         return next((one for one in self.standings if (one.judge, one.baseline) == wanted), None)
 
     @property
+    def headline(self) -> Literal["judge", "gold"]:
+        """Whose figures stand first: the training judge's, or the gold judge's where people are not asked for them."""
+        return "judge" if any(one.judge == "judge" for one in self.standings) else "gold"
+
+    @property
     def win_rate(self) -> Interval | None:
-        """The training judge's win rate against the configured baseline."""
-        standing = self.standing("judge")
+        """The headline judge's win rate against the configured baseline."""
+        standing = self.standing(self.headline)
         return standing.win_rate if standing else None
 
 

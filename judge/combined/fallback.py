@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from judge.combined.members import Members
@@ -17,6 +18,8 @@ _UNREACHABLE = "endpoint_failed"
 
 class _Fallback(Members):
     """A prompt is judged by one judge alone: whole, and afresh, by the other where any answer on it failed over.
+
+    What people said is kept: where the first judge keeps_partial, only its missing comparisons are asked of the other.
 
     report() counts failed_over, the prompts that the other judge answered, and says once for each reason that it did.
     """
@@ -66,12 +69,12 @@ class _Fallback(Members):
         self._num_failed_over += len(again)
         return found
 
-    def _tell(self, reason: str, num_prompts: int, detail: str) -> None:
+    def _tell(self, reason: str, num: int, detail: str, what: str = "prompts") -> None:
         if reason not in self._told:
             self._told.add(reason)
             self._notices.append(
                 f"judge {self.first.judge_id}: {reason.replace('_', ' ')}{detail}, {self.other.judge_id} takes over "
-                f"(first on {num_prompts} prompts)"
+                f"(first on {num} {what})"
             )
 
 
@@ -80,7 +83,29 @@ class FallbackJudge(_Fallback):
 
     async def judge(self, questions: Sequence[Question]) -> list[list[Verdict]]:
         """See Judge.judge."""
+        if self.first.keeps_partial:
+            return await self._filled(questions)
         return await self._answers(questions, self.first.judge, self.other.judge)
+
+    async def _filled(self, questions: Sequence[Question]) -> list[list[Verdict]]:
+        """The first judge's verdicts, and the other's on those comparisons alone that came to none."""
+        found = await self.first.judge(questions)
+        missing = [[place for place, verdict in enumerate(given) if _failure([verdict])] for given in found]
+        again = [number for number, places in enumerate(missing) if places]
+        if not again:
+            return found
+        reasons = Counter(_failure([found[number][place]]) for number in again for place in missing[number])
+        for reason, num in sorted(reasons.items()):
+            self._tell(reason, num, "", what="comparisons")
+        asked = [
+            replace(questions[number], wanted=tuple(questions[number].wanted[place] for place in missing[number]))
+            for number in again
+        ]
+        for number, verdicts in zip(again, await self.other.judge(asked), strict=True):
+            for place, verdict in zip(missing[number], verdicts, strict=True):
+                found[number][place] = verdict
+        self._num_failed_over += len(again)
+        return found
 
 
 class FallbackScorer(_Fallback, Scorer):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from judge.protocol import Judge
+from judge.protocol import Batch, Judge
 from judge.types import JudgeReport, Source
 from rollout.shards import hash_json
 
@@ -39,6 +39,15 @@ class Members(Judge):
         """See Judge.close."""
         for member in self.members:
             await member.close()
+
+    async def batch_done(self, batch: Batch) -> None:
+        """See Judge.batch_done."""
+        for member in self.members:
+            await member.batch_done(batch)
+
+    def waiting_for(self) -> str:
+        """See Judge.waiting_for."""
+        return next(filter(None, (member.waiting_for() for member in self.members)), "")
 
     def report(self) -> JudgeReport:
         """The members' counts under 0/, 1/, ... in their order, and their notices."""

@@ -38,8 +38,10 @@ class LlmBackend(Backend):
     endpoint: str | None = setting(
         None, change="operational", doc="base URL, for instance http://127.0.0.1:8000/v1; none: OpenAI's own"
     )
-    api_key_env: str = setting(
-        "OPENAI_API_KEY", change="operational", doc="environment variable that holds the key; never the key itself"
+    api_key_env: str | None = setting(
+        None,
+        change="operational",
+        doc="environment variable of the key; none: OPENAI_API_KEY, which a server of this machine may do without",
     )
     api_key_file: str | None = setting(
         None, change="operational", doc="file that holds the key, in place of the variable"

@@ -9,6 +9,7 @@ from judge.llm.config import LlmBackend
 from rollout.errors import UsageError
 
 OPENAI = "https://api.openai.com/v1"
+_DEFAULT_ENV = "OPENAI_API_KEY"
 NO_KEY = "EMPTY"  # what local servers without a key are sent
 
 
@@ -23,13 +24,14 @@ def read_key(config: LlmBackend) -> str:
                 f"judge.api_key_file {config.api_key_file} cannot be read: {reason}; it is to hold the key alone"
             ) from error
         return _usable(key, f"judge.api_key_file {config.api_key_file}")
-    key = os.environ.get(config.api_key_env, "").strip()
+    name = config.api_key_env or _DEFAULT_ENV
+    key = os.environ.get(name, "").strip()
     if key:
-        return _usable(key, f"environment variable {config.api_key_env}")
-    if is_loopback(config.endpoint) and "api_key_env" not in config.model_fields_set:
+        return _usable(key, f"environment variable {name}")
+    if is_loopback(config.endpoint) and config.api_key_env is None:
         return NO_KEY
     raise UsageError(
-        f"the key of judge.endpoint {config.endpoint or OPENAI} is missing: environment variable {config.api_key_env} "
+        f"the key of judge.endpoint {config.endpoint or OPENAI} is missing: environment variable {name} "
         "is empty; set it, or judge.api_key_file (to any word where the server asks for none)"
     )
 

@@ -6,18 +6,22 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from judge.config import FunctionJudge
 from judge.shards import read_verdicts
 from judge.types import VerdictShard
-from orchestrator.cluster import RayJudge, start_ray, stop_ray
+from orchestrator.cluster.judge import RayJudge
+from orchestrator.cluster.session import start_ray, stop_ray
 from orchestrator.config import ClusterConfig
 from orchestrator.given import make_group, write_given
 from orchestrator.observer import Observer
 from rollout.prompts import prompt_id
 from rollout.shards import find_shards
 from rollout.types import Prompt
+from tests.support.processes import rondo
+from tests.support.tiny_policy import make_tiny_policy
 
 pytestmark = pytest.mark.integration
 
@@ -61,3 +65,20 @@ def test_a_judge_that_dies_loses_no_shard(ray, tmp_path):
     judged = Counter(answer.prompt_id for shard in found for answer in read_verdicts(tmp_path, shard))
     assert set(judged.values()) == {2}, "each completion has one score"
     assert len(judged) == 1024
+
+
+def test_a_judge_that_cannot_work_is_refused_in_one_line_and_leaves_no_run(tmp_path):
+    policy = make_tiny_policy(tmp_path / "policy")
+    tree = {
+        "policy": {"path": str(policy), "dtype": "float32"},
+        "prompts": {"path": "tests.support.tiny_judge:prompts", "num_per_round": 8},
+        "rollout": {"engine": "transformers", "max_new_tokens": 8},
+        "judge": {"kind": "llm", "model": "m", "endpoint": "http://127.0.0.1:9/v1"},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    code, out, err = rondo("run", str(tmp_path / "run.yaml"), "--run-dir", str(tmp_path / "run"), OPENAI_API_KEY="")
+    assert code == 2, err
+    assert out == ""
+    assert "judge.endpoint http://127.0.0.1:9/v1 does not serve 'm'" in " ".join(err.split())
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()

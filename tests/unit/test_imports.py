@@ -13,11 +13,22 @@ PUBLIC = {"types", "errors", "shards", "lean"}
 # What the orchestrator needs before any actor exists: prompts are drawn, and bad input is refused, in the driver.
 ORCHESTRATOR = {"config", "actor", "rows", "sources", "prompts", "encoder", "check", "base_config"}
 # `rondo reward-model fit` trains in this process, and `rondo bench reward` measures a judge without Ray around it.
-ORCHESTRATOR |= {"reward_config", "reward_model", "backend", "protocol"}
+# `rondo label` works on the queue in this process.
+ORCHESTRATOR |= {"reward_config", "reward_model", "backend", "protocol", "human"}
 ONLY_IN = {
     # The engine, its worker extension, and the peer that the bench holds the engine against.
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_peer.py"},
-    "ray": {"rollout/actor.py", "judge/actor.py", "learner/actor.py", "orchestrator/cluster.py"},
+    "ray": {
+        "rollout/actor.py",
+        "judge/actor.py",
+        "judge/human/actor.py",
+        "learner/actor.py",
+        "orchestrator/cluster/calls.py",
+        "orchestrator/cluster/label_server.py",
+        "orchestrator/cluster/learner.py",
+        "orchestrator/cluster/rollout.py",
+        "orchestrator/cluster/session.py",
+    },
 }
 
 

@@ -284,3 +284,9 @@ async def test_a_store_keeps_answers_and_spending_and_passes_over_a_torn_line(tm
     assert spoilt.get(keys[1]) == {"text": "later"}
     assert spoilt.spent() == {}
     await again.close()
+
+
+def test_a_server_of_this_machine_needs_no_key_also_once_the_configuration_was_resolved(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = LlmBackend(model="m", endpoint="http://127.0.0.1:1/v1")
+    check_judge(LlmBackend.model_validate(config.model_dump(mode="json")))

@@ -1,0 +1,1 @@
+"""The labelling page: server-rendered, without a build step, and without the internet."""

@@ -1,0 +1,117 @@
+"""The learner as a Ray actor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from judge.types import PairShard
+from learner.actor import LearnerActor
+from learner.config import LearnerConfig
+from learner.types import LearnerUpdate, StepMetrics
+from orchestrator.cluster.calls import QUIET_THREADS, START_TIMEOUT_S, Calls, actor_of
+from orchestrator.config import RunConfig
+from orchestrator.observer import Observer
+from orchestrator.rundir import RunDir
+from orchestrator.stages import OnStep
+from rollout.errors import InfraError
+from rollout.types import Logps, PolicyRef, TokenSequence
+
+_ATTEMPTS = 3
+
+
+class RayLearner:
+    """The learner as a Ray actor whose training streams its steps back."""
+
+    def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
+        settings = config.learner
+        gpus = settings.gpus
+        if gpus is None:
+            gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        self._observer, self._settings = observer, settings
+        self._calls = Calls(observer)
+        self._timeout_s = settings.train_timeout_s
+        self._base: PolicyRef | None = None
+        self._starting: Any = None
+        self._frozen_date = run.file.started_on
+        self.actor = (
+            actor_of(LearnerActor)
+            .options(num_cpus=settings.cpus, num_gpus=gpus, max_restarts=-1, runtime_env=QUIET_THREADS)
+            .remote(
+                settings=settings,
+                run_dir=str(run.root),
+                seed=config.seed,
+                policy_dtype=config.policy.dtype,
+                num_rounds=config.num_rounds,
+            )
+        )
+
+    def start(self, base: PolicyRef, policy: PolicyRef) -> None:
+        """Begin to load this policy, with its state, without waiting for it."""
+        self._base = base
+        self._starting = self.actor.start.remote(base=base, policy=policy)
+
+    def configure(self, settings: LearnerConfig) -> None:
+        """Learn what comes next by these settings."""
+        if settings == self._settings:
+            return  # the call would wait for the learner to be up, and generation need not
+        ref = self.actor.configure.remote(settings)
+        self._calls.get(ref, what="configuring the learner", timeout_s=START_TIMEOUT_S)
+        self._settings = settings
+
+    def make_base(self, config: RunConfig, *, source: Path | None, path: str, on_step: OnStep) -> PolicyRef:
+        """Make the base policy of `policy.scratch` and `policy.sft`, durably."""
+        policy = config.policy
+        stream = self.actor.make_base.remote(
+            path=path,
+            seed=config.seed,
+            source=source,
+            scratch=policy.scratch,
+            sft=policy.sft,
+            dtype=policy.dtype,
+            chat_template=policy.chat_template,
+            chat_template_kwargs=dict(policy.chat_template_kwargs),
+            system_prompt=policy.system_prompt,
+            frozen_date=self._frozen_date,
+        )
+        base: PolicyRef = self._last(stream, on_step, what="making the base policy")
+        return base
+
+    def train(
+        self, *, round_id: int, shards: Sequence[PairShard], policy_in: PolicyRef, on_step: OnStep
+    ) -> LearnerUpdate:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._ready()
+                stream = self.actor.train.remote(round_id=round_id, shards=list(shards), policy_in=policy_in)
+                update: LearnerUpdate = self._last(stream, on_step, what=f"learning of round {round_id}")
+                return update
+            except InfraError as error:
+                if attempt == _ATTEMPTS:
+                    raise
+                self._observer.warn(f"{error}; round {round_id} is learnt again from its start")
+                assert self._base is not None
+                # A process that has come back knows only the settings that it was made with.
+                self.actor.configure.remote(self._settings)
+                self.start(self._base, policy_in)
+        raise AssertionError
+
+    def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
+        self._ready()
+        ref = self.actor.score.remote(list(sequences), policy=policy)
+        logps: list[Logps] = self._calls.get(ref, what="scoring on the learner", timeout_s=self._timeout_s)
+        return logps
+
+    def _ready(self) -> None:
+        if self._starting is not None:
+            with self._observer.stage(None, "start learner"):
+                self._calls.get(self._starting, what="start of the learner", timeout_s=START_TIMEOUT_S)
+            self._starting = None
+
+    def _last(self, stream: Any, on_step: OnStep, *, what: str) -> Any:
+        for value in self._calls.stream(stream, what=what, timeout_s=self._timeout_s):
+            if not isinstance(value, StepMetrics):
+                return value
+            on_step(value)
+        raise InfraError(f"{what} ended without a result; the learner's log is in Ray's log folder")

@@ -1,0 +1,37 @@
+"""The Ray that a run works on: the cluster that it was pointed at, or a local one of its own."""
+
+import logging
+import os
+from typing import Any
+
+import ray
+
+from orchestrator.config import ClusterConfig
+
+
+def start_ray(config: ClusterConfig) -> None:
+    """Join the cluster that this process was pointed at (a Ray job, RAY_ADDRESS), or start a local one of its own."""
+    if ray.is_initialized():
+        return
+    # Our own progress and errors are what a person should see; workers' logs are in Ray's log folder.
+    common: dict[str, Any] = {"log_to_driver": bool(os.environ.get("RONDO_LOG_TO_DRIVER")), "logging_level": "ERROR"}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(address="auto", **common)
+        return
+    ray.init(
+        address="local",  # never one that happens to run, or ran, on this machine
+        num_cpus=config.num_cpus,
+        object_store_memory=config.object_store_mib * 1024 * 1024,
+        include_dashboard=config.dashboard,
+        configure_logging=True,
+        # Idle workers started ahead of time are of no use to actors with an environment of their own.
+        _system_config={"prestart_worker_first_driver": False},
+        **common,
+    )
+
+
+def stop_ray() -> None:
+    """Leave the cluster; a local one ends with it."""
+    ray.shutdown()
