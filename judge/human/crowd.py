@@ -1,6 +1,7 @@
 """Simulated annotators, who use the page over HTTP as browsers do: for benchmarks and tests of whole rounds."""
 
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -14,7 +15,7 @@ from typing import Any
 import aiohttp
 
 _CSRF = re.compile(r'<meta name="csrf" content="([^"]*)"')
-_RETRY_S = 0.2
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
 # The page's HTML, left and right -> left, right, tie or both_bad, or None: the pair is left lying.
 Choose = Callable[[str, str, str], str | None]
 
@@ -71,7 +72,8 @@ class Annotator:
         self._csrf = unescape(found[1])
 
     async def work(self, habits: Habits, choose: Choose, ended: asyncio.Event) -> None:
-        """Label until `ended` is set."""
+        """Arrive some time within the first moments, and label until `ended` is set."""
+        await asyncio.sleep(self._draw.uniform(0.0, 4 * habits.dwell_s))
         while not ended.is_set():
             status, found = await self._json("GET", f"/api/next{f'?other_than={self._held}' if self._held else ''}")
             if status != 200 or found["state"] != "pair":
@@ -128,7 +130,7 @@ class Annotator:
     async def _ask(self, method: str, path: str, **options: Any) -> tuple[int, str]:
         """Ask until there is an answer, as the page's own script does: the same request again changes nothing."""
         headers = {"X-CSRF-Token": self._csrf} if method == "POST" and self._csrf else {}
-        while True:
+        for attempt in itertools.count():
             try:
                 async with self._http.request(method, self._address + path, headers=headers, **options) as response:
                     status, text = response.status, await response.text()
@@ -138,7 +140,9 @@ class Annotator:
                 if status not in (502, 503, 504):
                     return status, text
                 self._tally.statuses[f"retried {status}"] += 1
-            await asyncio.sleep(_RETRY_S)
+            pause_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2 ** min(attempt, 6))  # as outbox.js does
+            await asyncio.sleep(pause_s * (0.75 + self._draw.random() / 2))
+        raise AssertionError
 
 
 async def crowd(

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from rollout.errors import InfraError, UsageError
 
 _LOG = logging.getLogger(__name__)
 _START_S, _STOP_S = 30.0, 10
+_SWITCH_S = 0.0005
 
 
 class LabelServer:
@@ -58,6 +60,8 @@ class LabelServer:
 
     def run(self) -> None:
         """Serve in this thread, in the main one until SIGINT or SIGTERM; requests under way are finished."""
+        # A submission needs the interpreter many times for a moment, a pair to be rendered for milliseconds at a time.
+        sys.setswitchinterval(_SWITCH_S)
         self._server.run(sockets=[self._socket])
 
     def start(self) -> str:
