@@ -1,7 +1,6 @@
-"""The quickstart with a fitted reward model as judge: at the default beta gold rises with it and no alarm is raised; far
-below it the policy leaves its reference, and the alarm says so.
+"""The quickstart with a fitted reward model as judge: at the default beta gold rises too, and no alarm is raised.
 
-Histories drawn by hand and simulated are test_alarm.py's.
+Far below it the policy leaves its reference, and the alarm says so. Histories drawn by hand are test_alarm.py's.
 """
 
 import json
