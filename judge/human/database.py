@@ -184,8 +184,9 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin)
         return engine
-    # More connections than cores do not make a server faster; who finds none free waits for one.
-    engine = create_engine(url, pool_size=8, max_overflow=8, connect_args={"connect_timeout": 10})
+    # Who finds none free waits for one, without the interpreter. A label's last statement locks its round until the
+    # commit is sent, which takes the longer the more threads want the interpreter meanwhile.
+    engine = create_engine(url, pool_size=4, max_overflow=0, connect_args={"connect_timeout": 10})
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
 

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
 from judge.config import JudgeConfig, as_judge
-from judge.types import Answer, PairShard, Verdict
+from judge.types import Answer, PairShard, Purpose, Verdict
 from judge.worker import JudgeWorker
 from learner.types import LearnerUpdate
 from learner.worker import LearnerWorker
@@ -58,18 +58,28 @@ class LocalJudge:
     def configure(self, config: RunConfig) -> None:
         self._loop.run_until_complete(self.worker.configure(config.judge))
 
-    def build(self, groups: Iterable[GroupShard], *, round_id: int) -> tuple[PairShard, ...]:
+    def build(self, groups: Iterable[GroupShard], *, round_id: int, num_chunks: int) -> tuple[PairShard, ...]:
         folder = self._run.round_dir(round_id)
+        folders = {"verdict_dir": f"{folder}/verdicts", "pair_dir": f"{folder}/pairs"}
         shards = [
-            self._loop.run_until_complete(
-                self.worker.build(group, verdict_dir=f"{folder}/verdicts", pair_dir=f"{folder}/pairs")
-            )
+            self._loop.run_until_complete(self.worker.build(group, **folders, num_chunks=num_chunks))
             for group in groups
         ]
         return tuple(sorted(shards, key=lambda shard: shard.chunk_id))
 
-    def compare(self, candidate: GroupShard, baseline: GroupShard, *, out_dir: str) -> list[Verdict]:
-        return self._loop.run_until_complete(self.worker.compare(candidate, baseline, out_dir=out_dir))
+    def compare(
+        self,
+        candidates: Sequence[GroupShard],
+        baselines: Sequence[GroupShard],
+        *,
+        out_dir: str,
+        purpose: Purpose = "held_out",
+    ) -> list[Verdict]:
+        options = {"out_dir": out_dir, "purpose": purpose, "num_chunks": len(candidates)}
+        found = []
+        for ours, theirs in zip(candidates, baselines, strict=True):
+            found += self._loop.run_until_complete(self.worker.compare(ours, theirs, **options))
+        return found
 
     def answer(self, shard: GroupShard, *, out_dir: str) -> list[Answer]:
         return self._loop.run_until_complete(self.worker.answer(shard, out_dir=out_dir))

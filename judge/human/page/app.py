@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-from anyio.to_thread import run_sync
+from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
@@ -30,6 +30,9 @@ from judge.human.rounds import Rounds
 from judge.human.tasks import Tasks
 from judge.human.webhook import tell
 
+# Requests wait for their turn before a thread rather than within one: threads that all want the interpreter hold up
+# those that hold a lock in the database.
+_NUM_THREADS = 8
 _STATIC = Path(__file__).parent / "static"
 _MESSAGES = {404: "There is no such page.", 405: "This page does not do that."}
 
@@ -118,6 +121,7 @@ def _addresses(digests: Mapping[str, str]) -> Callable[[str], str]:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     page: Page = app.state.page
+    current_default_thread_limiter().total_tokens = _NUM_THREADS
     with httpx.Client(timeout=10.0) as client:
         threads = (
             Repeated("sealing rounds", page.rounds.seal_due),
