@@ -79,7 +79,7 @@ class Annotator:
             if status != 200 or found["state"] != "pair":
                 self._held = None
                 self._tally.statuses[f"next {status if status != 200 else 'empty'}"] += 1
-                await asyncio.sleep(min(1.0, habits.dwell_s))
+                await asyncio.sleep(max(0.3, min(1.0, habits.dwell_s)))
                 continue
             self._held = token = found["token"]
             left, right = await self._texts(token) if habits.reads_texts else ("", "")

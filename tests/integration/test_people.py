@@ -3,19 +3,16 @@
 They label by the quickstart's preference, so that the run should learn what the function judge's run learns.
 """
 
-import asyncio
 import contextlib
 import re
 import socket
-import threading
 import time
 from html import unescape
 
 import httpx
 import pytest
 
-from judge.human.accounts import Accounts
-from judge.human.crowd import Habits, Tally, crowd
+from judge.human.crowd import Habits
 from judge.human.database import Database
 from judge.human.rounds import Rounds
 from judge.shards import read_verdicts
@@ -25,6 +22,7 @@ from orchestrator.quickstart.preference import prefer
 from orchestrator.status import open_journal
 from rollout.shards import find_shards
 from tests.support.accounts import check_accounts
+from tests.support.page_crowd import people
 from tests.support.processes import Command
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
@@ -56,31 +54,6 @@ class Preference:
         scores = [prefer(words(answer), row["subject"], row["keywords"]) for answer in ANSWER.findall(html)]
         assert len(scores) == 2
         return "tie" if scores[0] == scores[1] else "left" if scores[0] > scores[1] else "right"
-
-
-@contextlib.contextmanager
-def people(address, database, num=8):
-    """Annotators at work in a thread."""
-    links = [f"/invitation/{Accounts(database).invite('annotator', 'test')}" for _ in range(num)]
-    habits, tally, chooses = Habits(dwell_s=0.01, min_dwell_s=0.0, replay_share=0.05), Tally(), Preference()
-    loop, ended = asyncio.new_event_loop(), asyncio.Event()
-    working = crowd(address, links, habits=habits, choose=chooses, ended=ended, tally=tally)
-    failures = []
-
-    def work():
-        try:
-            loop.run_until_complete(working)
-        except Exception as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield tally
-    finally:
-        loop.call_soon_threadsafe(ended.set)
-        thread.join(30)
-    assert not failures, failures
 
 
 def free_port():
@@ -125,7 +98,8 @@ def test_three_rounds_of_people_survive_kills_and_learn_as_well_as_with_the_func
         return next((view.num_labels for view in rounds.all() if view.key.round_id == round_id), 0)
 
     run = Command("run", *where, log=tmp_path / "run.log")
-    with people(address, database) as tally:
+    habits = Habits(dwell_s=0.01, min_dwell_s=0.0, replay_share=0.05)
+    with people(address, database, choose=Preference(), habits=habits) as tally:
         until(lambda: labels_of(0) > 100, "labels of round 0")
         run.kill()
         assert run.leftovers(within_s=90) == []
