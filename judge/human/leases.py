@@ -124,7 +124,8 @@ def draw_lease(
             swapped = bool(_drawn(secret, f"side:{task_row}:{annotator_id}") < 0.5)
             token = insert_lease(connection, task_row, annotator_id, swapped=swapped, lease_s=rules.lease_s)
             return find_lease(connection, annotator_id, token)
-    return None
+    # Nothing new: what they hold and do not look at, for instance because the answer that brought it was lost.
+    return find_lease(connection, annotator_id, others[0]) if others else None
 
 
 def insert_lease(connection: Connection, task_row: int, annotator_id: int, *, swapped: bool, lease_s: float) -> str:

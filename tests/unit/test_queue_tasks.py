@@ -352,3 +352,13 @@ def test_nobody_who_is_no_annotator_draws(queue):
     with pytest.raises(UnknownLease):
         queue.tasks.draw(999)
     assert queue.count(leases) == 0
+
+
+def test_a_pair_whose_way_to_the_page_was_lost_comes_again_once_nothing_new_is_left(queue):
+    queue.round(num=2)
+    lost = queue.tasks.draw(queue.ann)
+    shown = queue.tasks.draw(queue.ann)
+    assert shown.token != lost.token
+    queue.tasks.submit(queue.ann, shown.token, Submission(choice="left"))
+    assert queue.tasks.draw(queue.ann, other_than=shown.token).token == lost.token
+    assert queue.tasks.draw(queue.ann, other_than=lost.token) is None, "what is on the desk is no next pair"
