@@ -1,6 +1,6 @@
 """The quickstart with a fitted reward model as judge: at the default beta gold rises too, and no alarm is raised.
 
-Far below it the policy leaves its reference, and the alarm says so. Histories drawn by hand are test_alarm.py's.
+What the alarm does when a run lets go of its reference is test_alarm.py's, on histories drawn by hand and simulated.
 """
 
 import json
@@ -33,12 +33,3 @@ def test_at_the_default_beta_gold_rises_and_the_alarm_is_silent(quickstart, quic
     assert [round_["scores"]["alarms"] for round_ in rounds] == [[], [], []]
     assert "over_optimisation" not in err
     assert gold_of(rounds[-1]) >= 0.75
-
-
-def test_with_a_beta_far_too_low_the_alarm_fires(quickstart, quickstart_reward, tmp_path):
-    rounds, err = run(quickstart, quickstart_reward, tmp_path / "run", "learner.beta=0.002")
-    raised = [alarm for round_ in rounds for alarm in round_["scores"]["alarms"]]
-    assert raised, [(round_["kl"], gold_of(round_)) for round_ in rounds]
-    assert all(alarm.startswith(("over_optimisation", "judges_disagree")) for alarm in raised)
-    assert raised[0].partition(":")[0] in err, "a person who watches is told"
-    assert rounds[-1]["kl"] > 2 * rounds[0]["kl"]
