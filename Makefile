@@ -10,6 +10,8 @@ export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 else
 TORCH := --torch-backend=$(if $(filter cpu,$(EXTRA)),cpu,auto)
 endif
+# The tests start hundreds of processes: what one has compiled the next one finds.
+export PYTHONDONTWRITEBYTECODE :=
 OVERRIDES := $(if $(filter cpu,$(EXTRA)),--overrides deploy/cpu-overrides.txt)
 
 .PHONY: setup quickstart test check bench clean
@@ -30,8 +32,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/pytest tests/unit -n 2
 
-test: setup
-	$(BIN)/pytest tests
+test: check
+	$(BIN)/pytest tests/page -n 2
+	$(BIN)/pytest tests/integration --durations=30
 
 bench: setup
 	$(BIN)/rondo bench rollout

@@ -1,10 +1,10 @@
 """The judge as a Ray actor: a shell around JudgeWorker."""
 
-from functools import partial
 from pathlib import Path
 
 import ray
 
+from judge.attempt import attempt
 from judge.config import JudgeConfig
 from judge.types import Answer, JudgeReport, PairShard, Purpose, Verdict
 from judge.worker import JudgeWorker
@@ -26,30 +26,26 @@ class JudgeActor:
         num_actors: int,
         command: str = "",
     ) -> None:
-        self._settings = settings
         self._name = f"{name}-{actor}"
-        self._made: JudgeWorker | None = None
-        self._make = partial(
-            JudgeWorker,
-            settings=settings,
-            run_dir=Path(run_dir),
-            run_id=run_id,
-            name=name,
-            actor=actor,
-            num_actors=num_actors,
-            command=command,
+        self._made = attempt(
+            lambda: JudgeWorker(
+                settings=settings,
+                run_dir=Path(run_dir),
+                run_id=run_id,
+                name=name,
+                actor=actor,
+                num_actors=num_actors,
+                command=command,
+            )
         )
 
     def __repr__(self) -> str:
-        judge_id = self._made.judge_id if self._made else self._settings.kind
+        judge_id = "refused" if self._made.exception() else self._worker.judge_id
         return f"{self._name} {judge_id.rpartition('@')[0] or judge_id}"
 
     @property
     def _worker(self) -> JudgeWorker:
-        """Made by the first call, whose caller gets to know why it cannot be; a constructor's error is Ray's alone."""
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+        return self._made.result()
 
     async def start(self) -> str:
         """See JudgeWorker.start; an answer also says that the actor is up."""
@@ -58,7 +54,6 @@ class JudgeActor:
     async def configure(self, settings: JudgeConfig) -> None:
         """See JudgeWorker.configure."""
         await self._worker.configure(settings)
-        self._settings = settings
 
     async def report(self) -> JudgeReport:
         """See JudgeWorker.report."""

@@ -1,5 +1,6 @@
 """The `judge:` section of the configuration: one judge by its kind, what it compares, and how answers become pairs."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Tag, TypeAdapter, model_validator
@@ -198,9 +199,11 @@ class Judging(Settings):
         return self
 
     @model_validator(mode="after")
-    def _has_no_canaries_for_people(self) -> Self:
-        people = people_of(self) if isinstance(self, Backend) else None
-        if self.canaries is not None and people is not None:
+    def _asks_people_once_and_without_canaries(self) -> Self:
+        people: list[HumanBackend] = list(_people_in(self)) if isinstance(self, Backend) else []
+        if len(people) > 1:
+            raise ValueError(f"people are asked {len(people)} times over; a round has one queue, so name them once")
+        if self.canaries is not None and people:
             raise ValueError("canaries are for judges that answer at once; people get judge.gold among their pairs")
         return self
 
@@ -257,11 +260,18 @@ JudgeConfig = Annotated[
 
 def people_of(config: Backend) -> HumanBackend | None:
     """The settings of the people who are asked, by the judge itself, a member of it, or its fallback; None: nobody."""
+    return next(_people_in(config), None)
+
+
+def _people_in(config: Backend | None) -> Iterator[HumanBackend]:
     if isinstance(config, HumanBackend):
-        return config
-    members = config.judges if isinstance(config, EnsembleBackend | CascadeBackend) else ()
-    fallback = config.fallback if isinstance(config, Judging) else None
-    return next(filter(None, map(people_of, (*members, *([fallback] if fallback else [])))), None)
+        yield config
+        yield from _people_in(config.rank_by)
+    if isinstance(config, EnsembleBackend | CascadeBackend):
+        for member in config.judges:
+            yield from _people_in(member)
+    if isinstance(config, Judging):
+        yield from _people_in(config.fallback)
 
 
 _ADAPTER: TypeAdapter[JudgeConfig] = TypeAdapter(JudgeConfig)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
-from judge.config import AnyBackend, JudgeConfig
+from judge.config import AnyBackend, JudgeConfig, people_of
 from learner.base_config import ScratchConfig, SftConfig
 from learner.config import LearnerConfig
 from orchestrator.scoreboard.config import AlarmConfig, GateConfig
@@ -53,6 +53,13 @@ class EvaluationConfig(Settings):
     gold: AnyBackend | None = setting(None, change="per_round", doc="a second judge that nobody trains on")
     alarm: AlarmConfig = setting(AlarmConfig(), change="per_round", doc="when over-optimisation is called")
     gate: GateConfig = setting(GateConfig(), change="per_round", doc="what promotes a round's policy")
+
+    @field_validator("gold")
+    @classmethod
+    def _answers_at_once(cls, gold: AnyBackend | None) -> AnyBackend | None:
+        if gold is not None and people_of(gold) is not None:
+            raise ValueError("people are asked as judge, with judge.evaluate: true for held-out answers, not as gold")
+        return gold
 
 
 class ProbeConfig(Settings):

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from judge.config import JudgeConfig
+from judge.config import JudgeConfig, people_of
 from judge.types import Answer, Outcome, PairShard, Verdict
 from orchestrator.canaries import preferred
 from orchestrator.cluster.judge import RayJudge
@@ -21,6 +21,7 @@ from orchestrator.judge_section import load_judge
 from orchestrator.observer import Observer
 from orchestrator.rundir import RunDir
 from orchestrator.scoreboard.agreement import LabelledVerdict, audit
+from rollout.errors import UsageError
 from rollout.shards import find_shards, hash_json
 from rollout.types import CompletionGroup, GroupShard
 
@@ -33,6 +34,7 @@ def judge_given(config: Path, groups: str, out: Path, overrides: list[str] | Non
     What is finished under `out` is not judged again. Raises UsageError before anything starts.
     """
     settings, _ = load_judge(config, overrides)
+    _refuse_people(settings, config)
     unusable: Counter[str] = Counter()
     shards = find_given(Path(groups))
     given: list[CompletionGroup] = []
@@ -49,6 +51,7 @@ def judge_given(config: Path, groups: str, out: Path, overrides: list[str] | Non
 def audit_judge(config: Path, labels: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """Ask the judge about pairs that one has labelled, both ways round, and hold its verdicts against the labels."""
     settings, tree = load_judge(config, overrides)
+    _refuse_people(settings, config)
     pairs, unusable = read_labels(labels)
     with tempfile.TemporaryDirectory() as folder, _judging(settings, Path(folder)) as (judge, root):
         straight = _ask(judge, root, "straight", [pair.group for pair in pairs])
@@ -67,6 +70,14 @@ def audit_judge(config: Path, labels: str, overrides: list[str] | None = None) -
         "per_comparison": {name: value / len(pairs) for name, value in sorted(spent.items())},
         "per_round": _cost_of_round(settings, tree, spent, len(pairs)),
     }
+
+
+def _refuse_people(settings: JudgeConfig, config: Path) -> None:
+    if people_of(settings) is not None:
+        raise UsageError(
+            f"{config} asks people, who label the rounds of a run; use another judge here, or `rondo run` and "
+            "`rondo label`"
+        )
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
             _stop_on_signals(observer)  # after Ray, which installs handlers of its own
             prepare_queue(run_dir, inputs)
             started = connect(run_dir, observer)
+            started.label_server.start()
             if _needs_making(run_dir):
                 _start_judges(started)
             base = _base(run_dir, inputs, started.learner, observer)
@@ -86,7 +87,6 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
             current = _current_policy(journal)
             started.rollout.start(current)
             started.learner.start(base, current)
-            started.label_server.start()
             _start_judges(started)
         run_rounds(journal, started.cluster, inputs.prompts, inputs.held_out, observer)
     return journal

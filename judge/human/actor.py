@@ -5,6 +5,7 @@ from pathlib import Path
 
 import ray
 
+from judge.attempt import attempt
 from judge.human.accounts import Accounts
 from judge.human.config import PageConfig
 from judge.human.database import Database
@@ -19,20 +20,28 @@ class LabelServerActor:
     """
 
     def __init__(self, *, queue_url: str, settings: PageConfig, port_file: str | None = None) -> None:
-        self._database = database = Database(queue_url)
-        database.upgrade()
-        file = Path(port_file) if port_file else None
-        self._server = LabelServer(database, settings, former_port=_former_port(file), shown_host=_shown_host(settings))
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{self._server.port}\n")
-        self._server.start()
+        self._database = Database(queue_url)
+        self._made = attempt(lambda: self._serve(settings, Path(port_file) if port_file else None))
+
+    def _serve(self, settings: PageConfig, port_file: Path | None) -> LabelServer:
+        self._database.upgrade()
+        former_port, shown_host = _former_port(port_file), _shown_host(settings)
+        server = LabelServer(self._database, settings, former_port=former_port, shown_host=shown_host)
+        if port_file is not None:
+            port_file.parent.mkdir(parents=True, exist_ok=True)
+            port_file.write_text(f"{server.port}\n")
+        server.start()
+        return server
 
     def __repr__(self) -> str:
-        return f"label-server {self._server.address}"
+        return "label-server refused" if self._made.exception() else f"label-server {self._server.address}"
+
+    @property
+    def _server(self) -> LabelServer:
+        return self._made.result()
 
     def start(self) -> str:
-        """The address; an answer also says that the page is up."""
+        """The address; an answer also says that the page is up. Raises UsageError where it cannot be served."""
         return self._server.address
 
     def has_administrator(self) -> bool:

@@ -38,6 +38,7 @@ class HumanJudge(Judge):
         self._config, self._context, self._rank = config, context, rank
         settings = config.model_dump(mode="json", exclude=set(_UNCHANGED) | {"rank_by"})
         self.judge_id = f"human@{hash_json(settings)[:8]}"
+        self._database: Database | None = None
         self._rounds: Rounds | None = None
         self._rules: Rules | None = None
         self._gold: list[NewTask] = []
@@ -49,7 +50,7 @@ class HumanJudge(Judge):
 
     async def start(self) -> None:
         """See Judge.start. Raises UsageError if the queue's database cannot be used."""
-        database = Database(queue_url(self._config, self._context.run_dir))
+        self._database = database = Database(queue_url(self._config, self._context.run_dir))
         await asyncio.to_thread(database.upgrade)
         self._rounds = Rounds(database)
         self._rules = rules_of(self._config, self._context.command)
@@ -60,6 +61,8 @@ class HumanJudge(Judge):
 
     async def close(self) -> None:
         """See Judge.close."""
+        if self._database is not None:
+            self._database.close()
         if self._rank is not None:
             await self._rank.close()
 

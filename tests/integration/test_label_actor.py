@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 
 import httpx
@@ -12,6 +13,7 @@ from judge.human.accounts import Accounts
 from judge.human.actor import LabelServerActor
 from judge.human.config import PageConfig
 from judge.human.database import Database
+from rollout.errors import UsageError
 from tests.support.label_page import PASSWORD, quick_passwords
 
 pytestmark = pytest.mark.integration
@@ -48,3 +50,16 @@ def test_annotators_notice_nothing_when_the_page_is_killed(tmp_path):
         assert browser.get("/").status_code == 200
     ray.get(actor.stop.remote(), timeout=30)
     assert not healthy(address, timeout_s=1.0)
+
+
+def test_a_port_that_is_taken_is_refused_in_words(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        url = f"sqlite:///{tmp_path}/labels/queue.sqlite"
+        actor = LabelServerActor.remote(queue_url=url, settings=PageConfig(port=port))
+        with pytest.raises(ray.exceptions.RayTaskError) as refused:
+            ray.get(actor.start.remote(), timeout=60)
+    assert isinstance(refused.value.cause, UsageError)
+    assert f"cannot listen on 127.0.0.1 port {port}" in str(refused.value.cause)

@@ -56,11 +56,12 @@ class QueueMachine(RuleBasedStateMachine):
         active = [token for token, (holder, _task, until) in self.held.items() if holder == who and until > self.now()]
         if self.sealed:
             assert lease is None
-        elif lease is None:
+        elif lease is None or (lease.token in self.held and len(active) < 3):
             for key in (f"t{index}" for index in range(6)):
                 assert not self.is_free(key, who), f"{key} was free for {who}"
+            assert lease is not None or not active, "who finds nothing new sees what they hold"
         elif lease.token in self.held:
-            assert len(active) >= 3
+            assert self.held[lease.token][0] == who
         else:
             assert self.is_free(self.key_of(lease), who)
             self.held[lease.token] = (who, self.key_of(lease), lease.expires_at)

@@ -12,6 +12,8 @@ from judge.human.rounds import Rounds
 from judge.shards import read_pairs, read_verdicts
 from judge.types import VerdictShard
 from judge.worker import JudgeWorker
+from orchestrator.config import EvaluationConfig
+from orchestrator.judging import audit_judge, judge_given
 from rollout.errors import Stopped, UsageError
 from rollout.shards import find_shards
 from tests.support.annotators import annotators
@@ -195,6 +197,8 @@ def test_gold_is_mixed_in_and_whoever_misses_it_is_quarantined(tmp_path):
         ({"while_waiting": "release"}, "page.serve"),
         ({"max_labels": 1, "overlap": 2}, "max_labels is 1"),
         ({"canaries": {"path": "x"}}, "judge.gold"),
+        ({"rank_by": QUICK}, "2 times over"),
+        ({"fallback": QUICK}, "2 times over"),
         ({"page": {"trusted_header": "X-User"}}, "trusted_proxies"),
         ({"page": {"keys": {"a": "1", "b": "1"}}}, "no character twice"),
     ],
@@ -210,3 +214,17 @@ def test_guidelines_that_cannot_be_read_are_refused_before_anything_starts(tmp_p
 
     with pytest.raises(UsageError, match="guidelines"):
         check_judge(parse_judge(QUICK | {"guidelines": str(tmp_path / "none.md")}))
+
+
+@pytest.mark.parametrize("name", ["judge", "audit"])
+def test_commands_that_wait_for_nobody_refuse_people(tmp_path, name):
+    config = tmp_path / "people.yaml"
+    config.write_text("judge: {kind: human}")
+    ask = (lambda: audit_judge(config, "l.jsonl")) if name == "audit" else (lambda: judge_given(config, "g", tmp_path))
+    with pytest.raises(UsageError, match=r"people.yaml asks people"):
+        ask()
+
+
+def test_people_are_no_gold_judge():
+    with pytest.raises(ValueError, match="not as gold"):
+        EvaluationConfig(gold={"kind": "human"})

@@ -49,6 +49,7 @@ def test_the_loser_of_a_race_gets_the_next_pair(queue):
 def test_one_person_with_many_windows_never_holds_a_pair_twice(queue):
     queue.round(num=3, overlap=3)
     found = at_once(*[lambda: queue.tasks.draw(queue.ann, holding=9) for _ in range(6)])
+    assert [type(one).__name__ for one in found] == ["Lease"] * 6, "who finds nothing new sees what they hold"
     assert len({lease.task_id for lease in found}) == len({lease.token for lease in found}) == 3
     queue.check_counts()
 

@@ -135,7 +135,7 @@ def test_a_long_text_is_searched_in_no_time():
     start = time.process_time()
     for text in ("1," * 500_000, "1" * 1_000_000, "1/" * 500_000, "-" * 1_000_000, " " * 1_000_000):
         numbers.last_number(text)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 5
 
 
 def test_the_last_block_of_code_is_the_answer():
