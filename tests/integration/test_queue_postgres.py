@@ -8,15 +8,15 @@ import pytest
 from judge.human.database import Database
 from judge.human.schema import labels, tasks
 from rollout.errors import InfraError, UsageError
+from tests.people.test_queue_agreement import *  # noqa: F403
+from tests.people.test_queue_database import *  # noqa: F403
+from tests.people.test_queue_oversight import *  # noqa: F403
+from tests.people.test_queue_races import *  # noqa: F403
+from tests.people.test_queue_rounds import *  # noqa: F403
+from tests.people.test_queue_tasks import *  # noqa: F403
+from tests.people.test_queue_trust import *  # noqa: F403
 from tests.support.postgres import postgres_bin, running_postgres
 from tests.support.tiny_queue import LEFT, TinyQueue
-from tests.unit.test_queue_agreement import *  # noqa: F403
-from tests.unit.test_queue_database import *  # noqa: F403
-from tests.unit.test_queue_oversight import *  # noqa: F403
-from tests.unit.test_queue_races import *  # noqa: F403
-from tests.unit.test_queue_rounds import *  # noqa: F403
-from tests.unit.test_queue_tasks import *  # noqa: F403
-from tests.unit.test_queue_trust import *  # noqa: F403
 
 pytestmark = [
     pytest.mark.integration,

@@ -4,8 +4,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.support.tiny_queue import queue, template  # noqa: F401
-
 settings.register_profile("unit", deadline=None)  # a busy machine makes no example wrong
 settings.load_profile("unit")
 
