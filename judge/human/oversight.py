@@ -5,7 +5,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, func, or_, select, update
 
@@ -22,7 +22,8 @@ from rollout.types import Message
 
 _MINUTE_S = 60.0
 _NUM_MINUTES = 60
-_OUTCOMES = ("a", "b", "tie", "both_bad")
+Decision = Literal["a", "b", "tie", "both_bad"]
+_OUTCOMES: tuple[Decision, ...] = get_args(Decision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ def _disagreement(row: Any, given: list[tuple[str, GivenLabel]]) -> Disagreement
     )
 
 
-def adjudicate(database: Database, task_id: str, outcome: Literal["a", "b", "tie", "both_bad"] | None, by: str) -> None:
+def adjudicate(database: Database, task_id: str, outcome: Decision | None, by: str) -> None:
     """Settle a pair by an administrator's word, which labels then do not change; None takes it back.
 
     Raises RoundSealed, Invalid for another outcome or a gold pair, UsageError for an unknown pair or administrator.

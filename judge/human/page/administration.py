@@ -5,8 +5,9 @@ All routes need an administrator. Reading goes through `oversight`; whatever is 
 
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import FileResponse, Response
@@ -15,8 +16,9 @@ from sqlalchemy import select
 from starlette.background import BackgroundTask
 
 from judge.human.agreement import agreement
-from judge.human.formats import export_round
-from judge.human.oversight import Disagreement, adjudicate, disagreements, events_of, throughput
+from judge.human.formats import Format, export_round
+from judge.human.formats_table import What
+from judge.human.oversight import Decision, Disagreement, adjudicate, disagreements, events_of, throughput
 from judge.human.page import administration_people
 from judge.human.page.administration_people import FREQUENT, shown_event
 from judge.human.page.charts import bars, matrix
@@ -32,11 +34,10 @@ _EXCERPT = 160
 _OUTCOMES = {"a": "A is better", "b": "B is better", "tie": "Equally good", "both_bad": "Both are bad"}
 _SAID = _OUTCOMES | {"skip": "Skipped", "abstain": "Given up"}
 _SEALED_BY = {"quorum": "its quorum", "deadline": "its deadline", "exhausted": "the last pair to settle"}
-_EXPORTS = {
-    "labels.jsonl": "Labels, JSONL",
-    "labels.parquet": "Labels, Parquet",
-    "pairs.jsonl": "Pairs, JSONL",
-    "pairs.parquet": "Pairs, Parquet",
+_TABLES: tuple[What, ...] = ("labels", "pairs")
+_EXPORTS: Mapping[str, tuple[What, Format, str]] = {
+    **{f"{what}.jsonl": (what, "jsonl", f"{what.capitalize()}, JSONL") for what in _TABLES},
+    **{f"{what}.parquet": (what, "parquet", f"{what.capitalize()}, Parquet") for what in _TABLES},
 }
 
 router = APIRouter(prefix="/admin")
@@ -81,7 +82,7 @@ def one_round(request: Request, page: ThePage, _: Administrator, row_id: int) ->
         sealed_by=_SEALED_BY.get(view.sealed_by, view.sealed_by),
         matrix=matrix(found, {person.annotator_id: person.name for person in page.accounts.people()}),
         num_disagreements=len(disagreements(db, row_id)),
-        exports=_EXPORTS,
+        exports={name: label for name, (_, _, label) in _EXPORTS.items()},
         events=[shown_event(event) for event in events_of(db, row_id, 20, leaving_out=FREQUENT)],
     )
 
@@ -120,10 +121,10 @@ def export(page: ThePage, administrator: Administrator, row_id: int, name: str) 
     view = _view(page, row_id)
     if name not in _EXPORTS:
         raise HTTPException(404)
-    what, _, format = name.partition(".")
+    what, format, _ = _EXPORTS[name]
     folder = tempfile.TemporaryDirectory(prefix="rondo-export-")
     path = Path(folder.name) / name
-    export_round(page.database, row_id, path, format, what=what)  # type: ignore[arg-type]
+    export_round(page.database, row_id, path, format, what=what)
     shown = f"{view.key.run_id[:12]}-{view.key.round_id:04d}-{view.key.purpose}-{name}"
     kind = "application/octet-stream"
     return FileResponse(path, media_type=kind, filename=shown, background=BackgroundTask(folder.cleanup))
@@ -175,11 +176,11 @@ def one_task(request: Request, page: ThePage, _: Administrator, task_id: str) ->
 
 @router.post("/tasks/{task_id}/outcome")
 def decide(
-    page: ThePage, administrator: Administrator, task_id: str, outcome: Annotated[str, Form(max_length=20)]
+    page: ThePage, administrator: Administrator, task_id: str, outcome: Annotated[Decision | Literal["votes"], Form()]
 ) -> Response:
     """Decide a pair, whatever the votes are, and go on to the next; `votes` takes a decision back."""
     row_id, found = _disagreements_with(page, task_id)
-    adjudicate(page.database, task_id, None if outcome == "votes" else outcome, administrator.name)  # type: ignore[arg-type]
+    adjudicate(page.database, task_id, None if outcome == "votes" else outcome, administrator.name)
     following = None if outcome == "votes" else _following(found, task_id)
     return see_other(f"/admin/tasks/{following}" if following else f"/admin/rounds/{row_id}/disagreements")
 
