@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, select, text
+from sqlalchemy import URL, Connection, Table, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from judge.human import schema
+from judge.human.engines import make_engine, passing_engine
 from judge.human.group_commit import GroupCommit
 from rollout.errors import InfraError, UsageError
 
@@ -38,11 +39,15 @@ class Database:
         self.clock = clock
         self._url = _parse(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self.engine = _engine(self._url).execution_options(clock=clock)
+        self.engine = make_engine(self._url).execution_options(clock=clock)
         # FULL: a receipt means that the label is on disk, also when the power fails. What may be lost then, and then
         # only, is written with NORMAL: it takes 1 ms and not 3, and does not stand in the disk's queue.
         self._writing = self.engine.execution_options(begin="BEGIN IMMEDIATE", synchronous="FULL")
-        self._passing = self.engine.execution_options(begin="BEGIN IMMEDIATE", synchronous="NORMAL")
+        self._passing = passing_engine(self.engine, self._url).execution_options(
+            begin="BEGIN IMMEDIATE", synchronous="NORMAL", clock=clock
+        )
+        # One SELECT is a transaction anyway; a BEGIN and an end around it would be two more ways to the server.
+        self._reading = self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._writers = GroupCommit(self._begin) if self.is_sqlite else None
         self._retrying = Retrying(
             retry=retry_if_exception(self._is_passing),
@@ -53,8 +58,11 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads. Raises InfraError where the database does not answer."""
-        with self._named(), self.engine.begin() as connection:
+        """A connection that only reads; on PostgreSQL each statement sees the queue as it is by then.
+
+        Raises InfraError where the database does not answer.
+        """
+        with self._named(), self._reading.begin() as connection:
             yield connection
 
     @contextmanager
@@ -122,6 +130,7 @@ class Database:
     def close(self) -> None:
         """Give the connections back."""
         self.engine.dispose()
+        self._passing.dispose()
 
     def _begin(self, durable: bool) -> AbstractContextManager[Connection]:
         return (self._writing if durable else self._passing).begin()
@@ -129,11 +138,11 @@ class Database:
     def _write_once(self, deed: Callable[[Connection], T], durable: bool) -> T:
         if self._writers is not None:
             return self._writers.run(deed, durable=durable)
-        with self._writing.begin() as connection:
+        with (self._writing if durable else self._passing).begin() as connection:
             return deed(connection)
 
     def _read_once(self, look: Callable[[Connection], T]) -> T:
-        with self.engine.begin() as connection:
+        with self._reading.begin() as connection:
             return look(connection)
 
     def _is_passing(self, error: BaseException) -> bool:
@@ -176,39 +185,6 @@ def _parse(url: str) -> URL:
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     raise UsageError(f"got the queue's address {parsed.render_as_string(hide_password=True)}; {expected}")
-
-
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, pool_size=8, max_overflow=40, connect_args={"timeout": 30.0})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin)
-        return engine
-    # Who finds none free waits for one, without the interpreter. A label's last statement locks its round until the
-    # commit is sent, which takes the longer the more threads want the interpreter meanwhile.
-    engine = create_engine(url, pool_size=4, max_overflow=0, connect_args={"connect_timeout": 10})
-    event.listen(engine, "connect", _prepare_postgresql)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin where _begin says, not where the driver guesses
-    for pragma in ("foreign_keys=ON", "synchronous=FULL", "temp_store=MEMORY", "cache_size=-32768"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _prepare_postgresql(connection: Any, _record: Any) -> None:
-    # Every wait has a deadline, and a client that hangs in mid-transaction gives its locks back.
-    connection.execute("SET lock_timeout = '30s'")
-    connection.execute("SET idle_in_transaction_session_timeout = '120s'")
-    connection.commit()
-
-
-def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if "synchronous" in options:
-        connection.exec_driver_sql(f"PRAGMA synchronous={options['synchronous']}")
-    connection.exec_driver_sql(options.get("begin", "BEGIN"))
 
 
 def _alembic(connection: Connection | None = None) -> Any:

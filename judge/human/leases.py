@@ -110,7 +110,6 @@ def draw_lease(
         raise UnknownLease("There is no such annotator.")
     if is_quarantined:
         raise Quarantined(QUARANTINED)
-    sweep(connection)
     mine = connection.execute(_MINE, me).scalars().all()
     others = [token for token in mine if token != other_than]
     if len(mine) >= holding and others:
@@ -177,11 +176,12 @@ def end_leases(connection: Connection, rows: Sequence[Any], state: str) -> None:
     connection.execute(_FREE, freed)
 
 
-def sweep(connection: Connection) -> None:
-    """Give back what was held for too long, a hundred at a time."""
+def sweep(connection: Connection) -> bool:
+    """Give back what was held for too long, a hundred at a time; says whether there may be more."""
     rows = connection.execute(_EXPIRED, {"now": _now(connection)}).all()
     if rows:
         end_leases(connection, rows, "expired")
+    return len(rows) == _SWEPT_AT_ONCE
 
 
 def _shown(row: Row[Any]) -> Lease:

@@ -8,13 +8,14 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from judge.human.database import Database
 from judge.human.errors import RoundSealed
-from judge.human.leases import draw_lease, extend_lease, find_lease, release_lease
+from judge.human.leases import draw_lease, extend_lease, find_lease, release_lease, sweep
 from judge.human.schema import labels, rounds, tasks
 from judge.human.submissions import choice_as_shown, submit_label, undo_label
 from judge.human.types import Lease, Progress, Receipt, Submission
 
 _DAY_S = 86_400.0
 _RECENT = 100
+_SWEEP_S = 1.0
 _MINE = labels.c.annotator_id == bindparam("me")
 _NUM_MINE = select(func.count(), func.count().filter(labels.c.submitted_at >= bindparam("midnight"))).where(_MINE)
 _SECONDS = select(labels.c.seconds).where(_MINE).order_by(labels.c.submitted_at.desc()).limit(_RECENT)
@@ -47,6 +48,7 @@ class Tasks:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._secret = b""
+        self._swept_at = float("-inf")
 
     def draw(self, annotator_id: int, *, holding: int = 2, other_than: str | None = None) -> Lease | None:
         """Hand out a pair: a new one, or the oldest that the annotator holds where that is `holding` already.
@@ -56,6 +58,7 @@ class Tasks:
         most urgent round come first; None where there is none for this annotator. Raises Quarantined.
         """
         secret = self._sides()
+        self._sweep()
 
         def deed(connection: Connection) -> Lease | None:
             return draw_lease(connection, annotator_id, holding=holding, other_than=other_than, secret=secret)
@@ -131,6 +134,18 @@ class Tasks:
             num_tasks=num_tasks,
             deadline_at=min(deadlines, default=None),
         )
+
+    def _sweep(self) -> None:
+        """Every draw comes by here, and one a second sees to what others held for too long.
+
+        In a transaction of its own: it locks pairs of many people, and the draw a person.
+        """
+        now = self._database.clock()
+        if 0 <= now - self._swept_at < _SWEEP_S:
+            return
+        self._swept_at = now
+        if self._database.transact(sweep, durable=False):
+            self._swept_at = float("-inf")
 
     def _sides(self) -> bytes:
         if not self._secret:

@@ -19,12 +19,13 @@ from judge.human.accounts import Accounts
 from judge.human.config import PageConfig
 from judge.human.credentials import Passwords
 from judge.human.database import Database
-from judge.human.errors import QueueRefusal, TooFast
+from judge.human.errors import QueueRefusal
 from judge.human.page import administration, labelling, metrics, shell, sign_in
 from judge.human.page.limits import Limits
 from judge.human.page.oidc import Oidc
+from judge.human.page.refusals import Refused, of_body, of_queue, refusal
 from judge.human.page.sealing import Repeated
-from judge.human.page.security import Guard, Refused, refusal
+from judge.human.page.security import Guard
 from judge.human.page.shell import Page, page_of
 from judge.human.rounds import Rounds
 from judge.human.tasks import Tasks
@@ -32,7 +33,7 @@ from judge.human.webhook import tell
 
 # Requests wait for their turn before a thread rather than within one: threads that all want the interpreter hold up
 # those that hold a lock in the database.
-_NUM_THREADS = 8
+_NUM_THREADS = 4
 _STATIC = Path(__file__).parent / "static"
 _MESSAGES = {404: "There is no such page.", 405: "This page does not do that."}
 
@@ -139,26 +140,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _refused(request: Request, error: Exception) -> Response:
     """What a route raises on purpose, as JSON or as a page."""
     if isinstance(error, QueueRefusal):
-        wait_s = error.retry_after_s if isinstance(error, TooFast) else 0.0
-        refused = Refused(error.status, str(error), _kind(error), wait_s)
+        refused = of_queue(error)
     elif isinstance(error, Refused):
         refused = error
     elif isinstance(error, HTTPException):
         detail = _MESSAGES.get(error.status_code, error.detail)
         refused = Refused(error.status_code, str(detail), "refused")
     else:
-        refused = Refused(422, _first_problem(error), "invalid")
+        refused = of_body(error.errors() if isinstance(error, RequestValidationError) else [])
     return refusal(page_of(request), request, refused)
-
-
-def _kind(error: QueueRefusal) -> str:
-    name = type(error).__name__
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
-
-
-def _first_problem(error: Exception) -> str:
-    problems = error.errors() if isinstance(error, RequestValidationError) else []
-    if not problems:
-        return "The request is not one that this page takes."
-    where = ".".join(str(part) for part in problems[0]["loc"] if part != "body")
-    return f"The request is not one that this page takes: {where or 'body'}: {problems[0]['msg']}."

@@ -1,6 +1,7 @@
 """What may be in the HTML that is made of models' texts; everything else is taken out, whichever parser let it in."""
 
 import re
+from functools import cache
 
 import nh3
 
@@ -32,8 +33,12 @@ _LENGTHS = re.compile(rf"{_LENGTH.pattern}(?: {_LENGTH.pattern}){{0,20}}")
 
 def sanitised(html: str) -> str:
     """HTML of allowed elements and attributes alone; links lead to http, https and mailto, and name no referrer."""
-    return nh3.clean(
-        html,
+    return _cleaner().clean(html)
+
+
+@cache
+def _cleaner() -> nh3.Cleaner:
+    return nh3.Cleaner(
         tags=set(_TAGS),
         attributes=_ATTRIBUTES,
         attribute_filter=_attribute,

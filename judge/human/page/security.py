@@ -13,11 +13,14 @@ from urllib.parse import parse_qs, quote
 from anyio import fail_after
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from sqlalchemy.exc import InterfaceError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from judge.human.errors import QueueRefusal
+from judge.human.page import quick
 from judge.human.page.limits import Buckets, Limits
+from judge.human.page.refusals import Refused, of_queue, refusal
 from judge.human.page.shell import Page, keep_session, wants_json
 from judge.human.people import Session
 from rollout.errors import InfraError
@@ -45,29 +48,6 @@ _NO_STORE = (b"cache-control", b"no-store")
 UNREACHABLE = (InfraError, InterfaceError)
 
 
-class Refused(Exception):
-    """The request goes no further than the guard."""
-
-    def __init__(self, status: int, message: str, kind: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.kind = kind
-        self.retry_after_s = retry_after_s
-
-
-def refusal(page: Page, request: Request, refused: Refused) -> Response:
-    """The answer to a refused request: JSON for scripts, a page for people."""
-    headers = {"retry-after": str(max(1, round(refused.retry_after_s)))} if refused.retry_after_s else {}
-    if wants_json(request):
-        body: dict[str, Any] = {"error": refused.message, "kind": refused.kind}
-        if refused.retry_after_s:
-            body["retry_after_s"] = refused.retry_after_s
-        return JSONResponse(body, status_code=refused.status, headers=headers)
-    values = {"status": refused.status, "message": refused.message}
-    return page.render(request, "error.html", status_code=refused.status, headers=headers, **values)
-
-
 class Guard:
     """ASGI middleware; see this module's docstring."""
 
@@ -79,6 +59,7 @@ class Guard:
         self._proxies = [ip_network(network) for network in page.settings.trusted_proxies]
         self._header = (page.settings.trusted_header or "").lower().encode("latin-1")
         self._csrf_key = page.database.secret("csrf") if self._header else b""
+        self._lanes = quick.lanes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on what may go further."""
@@ -97,10 +78,15 @@ class Guard:
 
         request = Request(scope, receive)
         try:
+            if deed := quick.find(scope):
+                response = await self._at_once(request, deed)
+                return await response(scope, receive, send_guarded)
             receive = await self._admit(request, receive)
             return await self._app(scope, receive, send_guarded)
         except Refused as error:
             refused = error
+        except QueueRefusal as error:
+            refused = of_queue(error)
         except UNREACHABLE as error:
             if started:
                 raise
@@ -128,17 +114,41 @@ class Guard:
             if request.method not in SAFE:
                 raise Refused(405, "This cannot be written to.", "method")
             return receive
-        body = b""
+        body = await self._body(request)
         if request.method not in SAFE:
-            self._check_origin(request)
-            body = await self._read(request)
             receive = _replay(body, receive)
-        session = await self._session(request)
-        is_open = path in OPEN or path.startswith(OPEN_BELOW)
+        session = await run_sync(self._session, request) if self._may_have_session(request) else None
+        self._check(request, session, body)
+        return receive
+
+    async def _at_once(self, request: Request, deed: quick.Deed) -> Response:
+        """One way to a thread for all that is done there, the session's check and the deed; submissions have their own.
+
+        On that way the interpreter changes hands, and it does so the more slowly the busier the page is.
+        """
+        body = await self._body(request)
+
+        def act() -> Response:
+            session = self._session(request)
+            self._check(request, session, body)
+            assert session is not None, "no path of a quick deed is open"
+            return deed.act(self._page, session.identity, request, body)
+
+        return await run_sync(act, limiter=self._lanes[deed.lane])
+
+    async def _body(self, request: Request) -> bytes:
+        if request.method in SAFE:
+            return b""
+        self._check_origin(request)
+        return await self._read(request)
+
+    def _check(self, request: Request, session: Session | None, body: bytes) -> None:
+        """Refuse who may not, who sends what another page made, and who asks too often; else keep the session."""
+        is_open = request.url.path in OPEN or request.url.path.startswith(OPEN_BELOW)
         if session is None:
             if not is_open:
                 raise Refused(401, "Please sign in first.", "signed_out")
-            return receive
+            return
         keep_session(request, session)
         if request.method not in SAFE and not is_open:
             sent = request.headers.get("x-csrf-token") or _field(request, body, "csrf")
@@ -148,7 +158,6 @@ class Guard:
         wait_s = self._people.take(session.identity.annotator_id)
         if wait_s:
             raise Refused(429, "That is too many requests at once; please wait a moment.", "too_fast", wait_s)
-        return receive
 
     def _check_origin(self, request: Request) -> None:
         """Refuse what another site makes a browser send; programs send neither header."""
@@ -176,16 +185,20 @@ class Guard:
             raise Refused(415, "Requests are forms or JSON.", "content_type")
         return b"".join(parts)
 
-    async def _session(self, request: Request) -> Session | None:
+    def _may_have_session(self, request: Request) -> bool:
+        return bool(self._header) or self._page.cookie in request.cookies
+
+    def _session(self, request: Request) -> Session | None:
+        """Whose request it is; asks the database."""
         peer = request.client.host if request.client else ""
         if self._header and _is_in(peer, self._proxies):
             values = [value for name, value in request.scope["headers"] if name == self._header]
             if len(values) > 1:
                 raise Refused(400, "The proxy names two people.", "header")
             if values and values[0].strip():
-                return await run_sync(self._by_header, values[0].decode("utf-8", "replace"))
+                return self._by_header(values[0].decode("utf-8", "replace"))
         token = request.cookies.get(self._page.cookie)
-        return await run_sync(self._page.accounts.session, token) if token else None
+        return self._page.accounts.session(token) if token else None
 
     def _by_header(self, name: str) -> Session | None:
         """A proxy's word is each request's own session; its CSRF token belongs to the account."""

@@ -1,5 +1,6 @@
 """Serves the labelling page: in a thread of a run's actor or of a test, or as a process of its own."""
 
+import gc
 import logging
 import socket
 import sys
@@ -14,6 +15,7 @@ from judge.human.credentials import Passwords
 from judge.human.database import Database
 from judge.human.page.app import make_app
 from judge.human.page.limits import Limits
+from judge.human.page.stage import rehearse
 from rollout.errors import InfraError, UsageError
 
 _LOG = logging.getLogger(__name__)
@@ -39,14 +41,14 @@ class LabelServer:
         limits: Limits | None = None,
         passwords: Passwords | None = None,
     ) -> None:
-        app = make_app(database, settings, clock=clock, limits=limits, passwords=passwords)
+        self._app = make_app(database, settings, clock=clock, limits=limits, passwords=passwords)
         self._socket = _listen(settings, former_port)
         self.port: int = self._socket.getsockname()[1]
         host = shown_host or (settings.host if settings.host not in {"0.0.0.0", "::"} else socket.gethostname())
         shown = f"[{host}]" if ":" in host else host
         self.address = settings.public_url or f"http://{shown}:{self.port}"
         config = uvicorn.Config(
-            app,
+            self._app,
             log_config=None,
             access_log=False,  # invitations stand in addresses
             server_header=False,
@@ -62,6 +64,10 @@ class LabelServer:
         """Serve in this thread, in the main one until SIGINT or SIGTERM; requests under way are finished."""
         # A submission needs the interpreter many times for a moment, a pair to be rendered for milliseconds at a time.
         sys.setswitchinterval(_SWITCH_S)
+        rehearse(self._app.state.page)
+        # Half a million objects are of imports, and stay: to look through them all takes longer than a label may wait.
+        gc.collect()
+        gc.freeze()
         self._server.run(sockets=[self._socket])
 
     def start(self) -> str:
