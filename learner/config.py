@@ -5,21 +5,16 @@ from typing import Annotated, Literal, Self
 from annotated_types import Ge, Lt
 from pydantic import model_validator
 
-from rollout.types import Settings, setting
+from learner.objective_config import ObjectiveConfig
+from rollout.types import setting
 
-LossName = Literal["sigmoid"]
 Schedule = Literal["constant", "per_round", "whole_run"]
 AdamBeta = Annotated[float, Ge(0), Lt(1)]
 
 
-class LearnerConfig(Settings):
+class LearnerConfig(ObjectiveConfig):
     """How a round's preference pairs become the next policy."""
 
-    loss: LossName = setting("sigmoid", change="per_round", doc="preference loss: sigmoid is DPO")
-    beta: float = setting(0.1, change="per_round", gt=0, doc="strength of the pull towards the reference")
-    label_smoothing: float = setting(
-        0.0, change="per_round", ge=0, lt=0.5, doc="assumed probability that a preference is the wrong way round"
-    )
     learning_rate: float = setting(5e-7, change="per_round", gt=0, doc="AdamW's learning rate at its peak")
     batch_pairs: int = setting(
         64, change="per_round", ge=1, doc="pairs an optimizer step; the last batch may be smaller"
@@ -28,9 +23,6 @@ class LearnerConfig(Settings):
         0.0, change="per_round", ge=0, lt=1, doc="share of a round's training pairs that come from older rounds"
     )
     num_epochs: int = setting(1, change="per_round", ge=1, doc="passes over each round's pairs")
-    reference: Literal["base", "round_start"] = setting(
-        "base", change="per_round", doc="frozen reference: the run's base policy, or the policy at the round's start"
-    )
     schedule: Schedule = setting(
         "constant", change="per_round", doc="learning rate: constant, or linear to zero within each round or the run"
     )

@@ -4,20 +4,32 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from judge.types import PairShard, PreferencePair
 from learner.batches import num_tokens
+from learner.objective_config import ObjectiveConfig
+from learner.objectives import OBJECTIVES
 from rollout.errors import UsageError
-from rollout.types import Logps, TokenSequence, TokenSignature
+from rollout.shards import hash_json
+from rollout.types import Logps, TokenIds, TokenSequence, TokenSignature
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenPair:
-    """Both sides of a preference as tokens; content_hash is that of its token ids."""
+    """Both sides of a preference as tokens; content_hash is that of its token ids.
+
+    A side that is missing has no completion tokens. tied: the judge preferred neither. sampled_*_logp: the sum of the
+    side's log-probabilities under the policy that sampled it, as its engine gave them; 0 where it gave none.
+    """
 
     pair_id: str
     content_hash: str
     chosen: TokenSequence
     rejected: TokenSequence
+    tied: bool = False
+    sampled_chosen_logp: float = 0.0
+    sampled_rejected_logp: float = 0.0
 
     @property
     def length(self) -> int:
@@ -26,36 +38,116 @@ class TokenPair:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingPair:
-    """A pair with the reference's log-probabilities: float32[C] of the chosen, float32[R] of the rejected answer."""
+    """A pair with the reference's log-probabilities: float32[C] of the chosen, float32[R] of the rejected answer.
+
+    They are None where no loss needs a reference, and until the step where the reference moves. mismatched: the same
+    prompt with another pair's answers, from which KTO estimates its KL.
+    """
 
     pair: TokenPair
-    ref_chosen_logps: Logps
-    ref_rejected_logps: Logps
+    ref_chosen_logps: Logps | None = None
+    ref_rejected_logps: Logps | None = None
+    mismatched: "TrainingPair | None" = None
+
+    @property
+    def sides(self) -> tuple[TokenSequence, TokenSequence]:
+        return self.pair.chosen, self.pair.rejected
 
 
-def trainable(pairs: Iterable[PreferencePair], *, max_length: int | None) -> tuple[list[TokenPair], Mapping[str, int]]:
-    """The pairs that a paired loss can learn from, and the number of the others by reason.
+@dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """Rows that the chosen losses can learn from beside decided pairs, and whether rows need sampled logps."""
 
-    Reasons: pair_unpaired (a tie, or one side missing) and pair_too_long (either side with its prompt is longer
-    than max_length; never cut, because a cut answer is not the one that was judged).
+    ties: bool = False
+    one_sided: bool = False
+    sampled: bool = False
+
+    @classmethod
+    def by(cls, settings: ObjectiveConfig) -> "Trainable":
+        """What all losses of a mixture can learn from."""
+        chosen = [OBJECTIVES[term.name] for term in settings.losses]
+        return cls(
+            ties=all(objective.ties for objective in chosen),
+            one_sided=all(objective.one_sided for objective in chosen),
+            sampled=settings.staleness_weights != "none",
+        )
+
+
+def trainable(
+    pairs: Iterable[PreferencePair], *, max_length: int | None, rows: Trainable | None = None
+) -> tuple[list[TokenPair], Mapping[str, int]]:
+    """The rows that the chosen losses can learn from, and the number of the others by reason.
+
+    Reasons: pair_unpaired (a tie, or one side missing, unless `rows` takes them), pair_unsampled (it has no sampled
+    log-probabilities and `rows` needs them) and pair_too_long (either side with its prompt is longer than max_length;
+    never cut, because a cut answer is not the one that was judged).
     """
     kept: list[TokenPair] = []
     rejected: Counter[str] = Counter()
+    rows = rows or Trainable()
     for pair in pairs:
-        if pair.outcome != "chosen" or pair.chosen_ids is None or pair.rejected_ids is None:
-            rejected["pair_unpaired"] += 1
+        reason = _unusable(pair, rows)
+        if reason is not None:
+            rejected[reason] += 1
             continue
         tokens = TokenPair(
             pair_id=pair.pair_id,
             content_hash=pair.content_hash,
-            chosen=TokenSequence(prompt_ids=pair.prompt_ids, completion_ids=pair.chosen_ids),
-            rejected=TokenSequence(prompt_ids=pair.prompt_ids, completion_ids=pair.rejected_ids),
+            chosen=_side(pair.prompt_ids, pair.chosen_ids),
+            rejected=_side(pair.prompt_ids, pair.rejected_ids),
+            tied=pair.outcome == "tie",
+            sampled_chosen_logp=_sum(pair.chosen_logps),
+            sampled_rejected_logp=_sum(pair.rejected_logps),
         )
         if max_length is not None and tokens.length > max_length:
             rejected["pair_too_long"] += 1
             continue
         kept.append(tokens)
     return kept, dict(rejected)
+
+
+def mismatched(pairs: Sequence[TokenPair], *, max_length: int | None) -> list[TokenPair | None]:
+    """Each pair's prompt with the answers of the next pair, in a circle, that has another prompt and fits.
+
+    None where there is no such pair.
+    """
+    return [_mismatch(pair, [*pairs[i + 1 :], *pairs[:i]], max_length) for i, pair in enumerate(pairs)]
+
+
+def _mismatch(pair: TokenPair, others: Sequence[TokenPair], max_length: int | None) -> TokenPair | None:
+    prompt_ids = pair.chosen.prompt_ids
+    for other in others:
+        if np.array_equal(other.chosen.prompt_ids, prompt_ids):
+            continue
+        made = TokenPair(
+            pair_id=f"{pair.pair_id}/mismatched",
+            content_hash=hash_json([pair.content_hash, other.content_hash]),
+            chosen=_side(prompt_ids, other.chosen.completion_ids),
+            rejected=_side(prompt_ids, other.rejected.completion_ids),
+        )
+        if max_length is None or made.length <= max_length:
+            return made
+    return None
+
+
+def _unusable(pair: PreferencePair, rows: Trainable) -> str | None:
+    sides = [pair.chosen_ids, pair.rejected_ids]
+    num_sides = sum(ids is not None for ids in sides)
+    decided = pair.outcome == "chosen" and (num_sides == 2 or (rows.one_sided and num_sides == 1))
+    if not decided and not (rows.ties and pair.outcome == "tie" and num_sides == 2):
+        return "pair_unpaired"
+    sampled = [pair.chosen_logps, pair.rejected_logps]
+    missing = any(ids is not None and logps is None for ids, logps in zip(sides, sampled, strict=True))
+    return "pair_unsampled" if rows.sampled and missing else None
+
+
+def _side(prompt_ids: TokenIds, completion_ids: TokenIds | None) -> TokenSequence:
+    ids = np.zeros(0, np.int32) if completion_ids is None else completion_ids
+    return TokenSequence(prompt_ids=prompt_ids, completion_ids=ids)
+
+
+def _sum(logps: Logps | None) -> float:
+    return 0.0 if logps is None else float(np.sum(logps, dtype=np.float64))
 
 
 def check_signatures(shards: Sequence[PairShard], expected: TokenSignature | None = None) -> None:

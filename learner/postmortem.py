@@ -8,7 +8,7 @@ import torch
 
 from learner.metrics import PassOutput
 from learner.pairs import TrainingPair
-from rollout.shards import write_shard
+from rollout.shards import LOGPS, write_shard
 
 
 def write_batch(path: Path, rows: Sequence[TrainingPair], outputs: Sequence[PassOutput]) -> None:
@@ -27,8 +27,8 @@ def write_batch(path: Path, rows: Sequence[TrainingPair], outputs: Sequence[Pass
             "prompt_ids": [row.pair.chosen.prompt_ids for row in rows],
             "chosen_ids": [row.pair.chosen.completion_ids for row in rows],
             "rejected_ids": [row.pair.rejected.completion_ids for row in rows],
-            "ref_chosen_logps": [row.ref_chosen_logps for row in rows],
-            "ref_rejected_logps": [row.ref_rejected_logps for row in rows],
+            "ref_chosen_logps": pa.array([row.ref_chosen_logps for row in rows], LOGPS),
+            "ref_rejected_logps": pa.array([row.ref_rejected_logps for row in rows], LOGPS),
             "chosen_logp": column("chosen_logp_B"),
             "rejected_logp": column("rejected_logp_B"),
             "loss": torch.cat([output.loss_B.detach() for output in outputs]).tolist(),

@@ -7,7 +7,7 @@ learner/{v - 1:04d}; the base policy has none. Learning goes on from it, never f
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,20 +16,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from learner.adaptive import ObjectiveState
 from rollout.errors import IntegrityError
 from rollout.shards import SCHEMA_VERSION, hash_file, publish, read_json, temporary_beside, write_json
 
 MASTERS, MOMENTS, RANDOM = "masters.safetensors", "moments.safetensors", "random.safetensors"
+REFERENCE = "reference.safetensors"
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateManifest:
-    """version: the policy that the state belongs to; num_steps: optimizer steps of the run so far."""
+    """version: the policy that the state belongs to; num_steps: optimizer steps of the run so far; objective: what
+    the objective remembers. A state has reference.safetensors only where the reference follows the policy."""
 
     version: int
     num_steps: int
     sha256: Mapping[str, str]
+    objective: ObjectiveState = field(default_factory=ObjectiveState)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -46,6 +50,8 @@ def save_state(
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: Optimizer,
     random_states: Tensors,
+    objective: ObjectiveState,
+    reference: Tensors | None = None,
 ) -> None:
     """Write a state atomically; equal states are equal bytes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,10 +65,12 @@ def save_state(
     }
     masters = {name: parameter.detach() for name, parameter in parameters.items()}
     contents: dict[str, Tensors] = {MASTERS: masters, MOMENTS: moments, RANDOM: random_states}
+    if reference is not None:
+        contents[REFERENCE] = reference
     for file, tensors in contents.items():
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary / file)
     hashes = {file: hash_file(temporary / file) for file in contents}
-    manifest = StateManifest(version=version, num_steps=num_steps, sha256=hashes)
+    manifest = StateManifest(version=version, num_steps=num_steps, sha256=hashes, objective=objective)
     write_json(temporary / "state.json", manifest, StateManifest)
     sync_files(temporary)
     publish(temporary, folder)
@@ -97,7 +105,7 @@ def read_state_manifest(folder: Path, *, version: int) -> StateManifest:
     manifest = read_json(folder / "state.json", StateManifest)
     if manifest.version != version:
         raise IntegrityError(f"{folder} is the state of policy {manifest.version}, expected {version}")
-    for file in (MASTERS, MOMENTS, RANDOM):
+    for file in sorted({MASTERS, MOMENTS, RANDOM, *manifest.sha256}):
         path = folder / file
         found = hash_file(path) if path.exists() else "nothing"
         if found != manifest.sha256.get(file):
@@ -106,6 +114,11 @@ def read_state_manifest(folder: Path, *, version: int) -> StateManifest:
                 f"{manifest.sha256.get(file, 'nothing')[:12]}; restore it, or fork the run from an earlier round"
             )
     return manifest
+
+
+def saved_reference(folder: Path, manifest: StateManifest) -> Tensors | None:
+    """The weights of a reference that followed the policy, or None where the state has none."""
+    return load_file(folder / REFERENCE) if REFERENCE in manifest.sha256 else None
 
 
 def saved_master(folder: Path, name: str) -> Tensor:

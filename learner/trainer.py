@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from learner.adaptive import ObjectiveState, advanced, batch_beta, kept_weights
 from learner.batches import microbatches, num_tokens, pad
 from learner.config import LearnerConfig
 from learner.errors import DivergedError
-from learner.logps import completion_logps, compute_in
-from learner.loss import LOSSES, PairLogps
+from learner.logps import completion_logps, compute_in, score
+from learner.loss import BatchTerms, rewards, total_loss
+from learner.losses.pair_logps import PairLogps, pair_logps
 from learner.metrics import PassOutput, measure, token_kl_sums
+from learner.moving import MovingReference
 from learner.pairs import TrainingPair
 from learner.postmortem import write_batch
+from learner.whole_batch import Loss, backward_whole_batch
 
 
 class Trainer:
-    """fp32 masters, AdamW and the number of steps they have made together."""
+    """fp32 masters, AdamW, the number of steps they have made together, and what the objective remembers of them."""
 
     def __init__(
         self,
@@ -29,12 +34,15 @@ class Trainer:
         settings: LearnerConfig,
         compute_dtype: torch.dtype,
         clock: Callable[[], float],
+        moving: MovingReference | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
         self.compute_dtype = compute_dtype
         self.clock = clock
         self.num_steps = 0
+        self.moving = moving
+        self.objective = ObjectiveState()
         self.parameters: Mapping[str, torch.nn.Parameter] = dict(model.named_parameters())
         self.optimizer = build_optimizer(list(self.parameters.values()), settings)
 
@@ -46,17 +54,15 @@ class Trainer:
         """
         started = self.clock()
         settings = self.settings
+        if self.moving is not None:
+            pairs = self.moving.rescored(pairs)
         lengths = [row.pair.length for row in pairs]
         cuts = microbatches(range(len(pairs)), lengths, max_tokens=settings.max_tokens_per_microbatch, rows_per_item=2)
         self.optimizer.zero_grad(set_to_none=True)
-        outputs = []
-        for cut in cuts:
-            output = self.forward([pairs[i] for i in cut])
-            # Divided by the pairs of the whole batch: the split into passes changes nothing.
-            (output.loss_B.sum() / len(pairs)).backward()  # type: ignore[no-untyped-call]
-            outputs.append(output)
+        terms = self._terms(pairs)
+        outputs = self._backward([[pairs[i] for i in cut] for cut in cuts], terms)
 
-        values = measure(outputs, beta=settings.beta)
+        values = measure(outputs, beta=terms.beta)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm)
         values["grad_norm"] = float(norm)
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
@@ -72,6 +78,7 @@ class Trainer:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.num_steps += 1
+        values |= self._adapted(values, terms, num_pairs=len(pairs))
         total = sum(num_tokens(side) for row in pairs for side in (row.pair.chosen, row.pair.rejected))
         values["learning_rate"] = learning_rate
         values["num_pairs"] = len(pairs)
@@ -79,25 +86,86 @@ class Trainer:
         values["tokens_per_s"] = total / max(self.clock() - started, 1e-9)
         return values
 
-    def forward(self, pairs: Sequence[TrainingPair]) -> PassOutput:
+    def _terms(self, pairs: Sequence[TrainingPair]) -> BatchTerms:
+        """What the losses take of the whole batch before any of its passes."""
+        sides = [side for row in pairs for side in row.sides]
+        return BatchTerms(
+            beta=self.settings.beta * self.objective.beta_scale,
+            reward_shift=self.objective.reward_mean if self.settings.bco_shift == "running_mean" else 0.0,
+            kl_estimate=self._kl_estimate([row.mismatched for row in pairs if row.mismatched is not None]),
+            answers_per_row=max(1, sum(len(side.completion_ids) > 0 for side in sides)) / len(pairs),
+        )
+
+    def _kl_estimate(self, mismatched: Sequence[TrainingPair]) -> float:
+        """KTO's z0: mean log ratio (nats an answer) of other prompts' answers, never below zero."""
+        if not mismatched:
+            return 0.0
+        sides = [side for row in mismatched for side in row.sides]
+        references = [logps for row in mismatched for logps in (row.ref_chosen_logps, row.ref_rejected_logps)]
+        max_tokens = self.settings.max_tokens_per_microbatch
+        policies = score(self.model, sides, compute_dtype=self.compute_dtype, max_tokens=max_tokens)
+        ratios = [
+            float(np.sum(ours, dtype=np.float64) - np.sum(theirs, dtype=np.float64))
+            for ours, theirs in zip(policies, references, strict=True)
+            if theirs is not None and len(ours)
+        ]
+        return max(0.0, math.fsum(ratios) / len(ratios)) if ratios else 0.0
+
+    def _backward(self, passes: Sequence[Sequence[TrainingPair]], terms: BatchTerms) -> list[PassOutput]:
+        if self.settings.whole_batch:
+            return backward_whole_batch(passes, self.forward, lambda logps: self._batch_loss(logps, terms))
+        num_pairs = sum(len(rows) for rows in passes)
+        outputs = []
+        for rows in passes:
+            output = self.forward(rows, lambda logps: total_loss(logps, self.settings, terms))
+            # Divided by the pairs of the whole batch: the split into passes changes nothing.
+            (output.loss_B.sum() / num_pairs).backward()  # type: ignore[no-untyped-call]
+            outputs.append(output)
+        return outputs
+
+    def _batch_loss(self, logps: PairLogps, terms: BatchTerms) -> Tensor:
+        """The objective over a whole batch, with beta-DPO's beta and filter where they are on."""
+        settings = self.settings
+        if not settings.beta_dpo_alpha:
+            return total_loss(logps, settings, terms)
+        chosen_B, rejected_B = rewards(logps, beta=terms.beta)
+        margin_B = chosen_B - rejected_B
+        beta = batch_beta(float(margin_B.mean()), beta=terms.beta, settings=settings, state=self.objective)
+        loss_B = total_loss(logps, settings, replace(terms, beta=beta))
+        if settings.beta_dpo_keep < 1:
+            loss_B = loss_B * kept_weights(margin_B, settings=settings, state=self.objective)
+        return loss_B
+
+    def _adapted(self, values: Mapping[str, float], terms: BatchTerms, *, num_pairs: int) -> dict[str, float]:
+        """Bring the objective's memory and a moving reference up to this step; the beta used, where it varies."""
+        settings, before = self.settings, self.objective
+        self.objective = advanced(before, settings, values, num_pairs=num_pairs)
+        if self.moving is not None:
+            self.moving.follow(self.parameters, step=self.num_steps)
+        if settings.beta_dpo_alpha:
+            return {"beta": batch_beta(values["reward_margin"], beta=terms.beta, settings=settings, state=before)}
+        return {"beta": terms.beta} if settings.kl_target is not None else {}
+
+    def forward(self, pairs: Sequence[TrainingPair], loss: Loss) -> PassOutput:
         """One pass over B pairs: chosen answers in the first B rows, rejected ones in the last B."""
         rows = [row.pair.chosen for row in pairs] + [row.pair.rejected for row in pairs]
         batch = pad(rows).to(self.model.device)
         with compute_in(self.compute_dtype, self.model.device):
             logps_BT = completion_logps(self.model, batch)
+        mask_BT = batch.completion_mask_BT
         ref_N = [row.ref_chosen_logps for row in pairs] + [row.ref_rejected_logps for row in pairs]
-        ref_BT = _placed(ref_N, batch.completion_mask_BT, like=logps_BT)
-        chosen_B, rejected_B = logps_BT.sum(dim=1).chunk(2)
-        ref_chosen_B, ref_rejected_B = ref_BT.sum(dim=1).chunk(2)
-        logps = PairLogps(
-            chosen_logp_B=chosen_B,
-            rejected_logp_B=rejected_B,
-            ref_chosen_logp_B=ref_chosen_B,
-            ref_rejected_logp_B=ref_rejected_B,
+        known_N = [logps for logps in ref_N if logps is not None]
+        ref_BT = _placed(known_N, mask_BT, like=logps_BT) if known_N else None
+        sampled = [row.pair.sampled_chosen_logp for row in pairs] + [row.pair.sampled_rejected_logp for row in pairs]
+        logps = pair_logps(
+            logps_BT,
+            ref_BT,
+            mask_BT,
+            tied_B=torch.tensor([row.pair.tied for row in pairs], device=logps_BT.device),
+            sampled_R=torch.tensor(sampled, dtype=logps_BT.dtype, device=logps_BT.device),
         )
-        settings = self.settings
-        loss_B = LOSSES[settings.loss](logps, beta=settings.beta, label_smoothing=settings.label_smoothing)
-        sum_k1, sum_k3 = token_kl_sums(logps_BT, ref_BT, batch.completion_mask_BT)
+        loss_B = loss(logps)
+        sum_k1, sum_k3 = token_kl_sums(logps_BT, logps_BT.detach() if ref_BT is None else ref_BT, mask_BT)
         num_completion_tokens = sum(len(row.completion_ids) for row in rows)
         return PassOutput(
             logps=logps, loss_B=loss_B, sum_k1=sum_k1, sum_k3=sum_k3, num_completion_tokens=num_completion_tokens

@@ -20,10 +20,12 @@ class LearnerUpdate:
     """The outcome of one round of learning.
 
     metrics are means over the round's steps, weighted by pairs, and hold no clock: a rerun of the same round
-    gives the same numbers. A round without pairs has num_steps 0 and policy_out equal to policy_in.
+    gives the same numbers. warnings are lines that a person should read.
+    A round without pairs has num_steps 0 and policy_out equal to policy_in.
     """
 
     policy_out: PolicyRef
     num_steps: int
     num_pairs: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

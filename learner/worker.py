@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,12 +10,15 @@ from transformers import PreTrainedModel
 
 from judge.shards import read_pairs
 from judge.types import PairShard
+from learner.adaptive import at_round_start
+from learner.advice import warnings_of
 from learner.batches import shuffled, split
 from learner.config import LearnerConfig
 from learner.logps import score
 from learner.metrics import round_means
 from learner.model import check_head, choose_compute_dtype, choose_device, context_length, load_model, named_dtype
-from learner.pairs import TokenPair, TrainingPair, check_signatures, trainable
+from learner.moving import moving_reference
+from learner.pairs import TokenPair, Trainable, TrainingPair, check_signatures, mismatched, trainable
 from learner.publication import Published, Rounding, publish_policy
 from learner.reference import Score, with_reference
 from learner.replay import replayed
@@ -26,6 +30,7 @@ from learner.state import (
     random_states,
     read_state_manifest,
     save_state,
+    saved_reference,
     set_random_states,
     state_folder,
 )
@@ -99,23 +104,25 @@ class LearnerWorker:
         check_signatures(shards, expected_signature)
         trainer = self._restored(policy_in)
         limits = [n for n in (self.settings.max_length, context_length(trainer.model)) if n is not None]
+        max_length = min(limits, default=None)
         ordered = sorted(shards, key=lambda shard: (shard.round_id, shard.chunk_id))
         fresh, older = ([s for s in ordered if (s.round_id == round_id) is own] for own in (True, False))
-        pairs, num_rejected = self._trainable(fresh, max_length=min(limits, default=None))
+        pairs, num_rejected = self._trainable(fresh, max_length=max_length)
         rejected = {f"num_rejected_{reason}": float(count) for reason, count in num_rejected.items()}
         if not pairs:
             return LearnerUpdate(policy_out=policy_in, num_steps=0, num_pairs=0, metrics=rejected)
         num_fresh = len(pairs)
         if older and self.settings.replay_share:
-            before, _ = self._trainable(older, max_length=min(limits, default=None))
+            before, _ = self._trainable(older, max_length=max_length)
             share = self.settings.replay_share
             pairs += replayed(before, num_fresh=num_fresh, share=share, seed=self.seed, round_id=round_id)
 
-        rows = self._with_reference(pairs, round_id=round_id, policy_in=policy_in)
+        rows = self._rows(pairs, max_length=max_length, round_id=round_id, policy_in=policy_in)
         batches = self._plan(rows, round_id=round_id)
         steps = []
         self._resident = None  # from here on the masters belong to no policy until the round is written
         set_random_states(self._random_states)
+        trainer.objective = at_round_start(trainer.objective, self.settings)
         for number, batch in enumerate(batches):
             at = Position(
                 steps_before=trainer.num_steps,
@@ -137,8 +144,11 @@ class LearnerWorker:
         self._resident = published.policy
         shares = {"published_share": published.share, "published_elements": published.elements}
         replay = {"num_replayed": float(len(pairs) - num_fresh)} if len(pairs) > num_fresh else {}
+        warnings = warnings_of(self.settings, steps, num_rounds=self.num_rounds)
         metrics = {**round_means(steps), **shares, **rejected, **replay}
-        return LearnerUpdate(policy_out=published.policy, num_steps=len(steps), num_pairs=num_fresh, metrics=metrics)
+        return LearnerUpdate(
+            policy_out=published.policy, num_steps=len(steps), num_pairs=num_fresh, metrics=metrics, warnings=warnings
+        )
 
     def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
         """Log-probabilities of each completion, float32[T] at temperature 1, under the resident or any other policy.
@@ -152,7 +162,8 @@ class LearnerWorker:
     def _trainable(
         self, shards: Sequence[PairShard], *, max_length: int | None
     ) -> tuple[list[TokenPair], Mapping[str, int]]:
-        return trainable((pair for shard in shards for pair in read_pairs(self.run_dir, shard)), max_length=max_length)
+        pairs = (pair for shard in shards for pair in read_pairs(self.run_dir, shard))
+        return trainable(pairs, max_length=max_length, rows=Trainable.by(self.settings))
 
     def _restored(self, policy: PolicyRef) -> Trainer:
         return self._trainer if self._trainer and self._resident == policy else self._restore(policy)
@@ -161,7 +172,9 @@ class LearnerWorker:
         self._trainer = self._resident = None  # frees the memory before the new masters come
         model = load_model(self.run_dir / policy.path, device=self.device)
         check_head(model)
-        trainer = Trainer(model, settings=self.settings, compute_dtype=self.compute_dtype, clock=self.clock)
+        settings, dtype, base = self.settings, self.compute_dtype, self.run_dir / self.base.path
+        moving = moving_reference(settings, start=base, device=self.device, compute_dtype=dtype)
+        trainer = Trainer(model, settings=settings, compute_dtype=dtype, clock=self.clock, moving=moving)
         folder = state_folder(self.run_dir, policy.version)
         if folder is None:
             self._random_states = {"cpu": torch.Generator().manual_seed(self.seed).get_state()}
@@ -169,25 +182,46 @@ class LearnerWorker:
             manifest, self._random_states = load_state(
                 folder, version=policy.version, parameters=trainer.parameters, optimizer=trainer.optimizer
             )
-            trainer.num_steps = manifest.num_steps
+            trainer.num_steps, trainer.objective = manifest.num_steps, manifest.objective
+            reference = saved_reference(folder, manifest)
+            if trainer.moving is not None and reference is not None:
+                trainer.moving.load(reference)
         self._trainer, self._resident = trainer, policy
         return trainer
 
-    def _with_reference(self, pairs: Sequence[TokenPair], *, round_id: int, policy_in: PolicyRef) -> list[TrainingPair]:
-        folder = state_folder(self.run_dir, policy_in.version)
-        if self.settings.reference == "base" or folder is None:
+    def _rows(
+        self, pairs: Sequence[TokenPair], *, max_length: int | None, round_id: int, policy_in: PolicyRef
+    ) -> list[TrainingPair]:
+        """Pairs with what the losses need beside them: the reference's view, and mismatched answers for KTO."""
+        rows = self._with_reference(pairs, name="reference", round_id=round_id, policy_in=policy_in)
+        if not self.settings.estimates_kl:
+            return rows
+        others = mismatched(pairs, max_length=max_length)
+        found = [other for other in others if other is not None]
+        known = iter(self._with_reference(found, name="reference-kl", round_id=round_id, policy_in=policy_in))
+        return [
+            replace(row, mismatched=None if other is None else next(known))
+            for row, other in zip(rows, others, strict=True)
+        ]
+
+    def _with_reference(
+        self, pairs: Sequence[TokenPair], *, name: str, round_id: int, policy_in: PolicyRef
+    ) -> list[TrainingPair]:
+        if self.settings.reference == "ema" or not self.settings.needs_reference:
+            return [TrainingPair(pair=pair) for pair in pairs]
+        state = state_folder(self.run_dir, policy_in.version)
+        if self.settings.reference == "base" or state is None:
             policy, sha256 = self.base, self.base.sha256
         else:
             # The policy at the round's start is its masters, from which learning goes on, not their rounded copy.
-            policy, sha256 = policy_in, read_state_manifest(folder, version=policy_in.version).sha256[MASTERS]
+            policy, sha256 = policy_in, read_state_manifest(state, version=policy_in.version).sha256[MASTERS]
 
         def scorer() -> Score:
             if policy == self._resident:
                 return self._score_with(self._restored(policy).model)
             return self._score_with(load_model(self.run_dir / policy.path, device=self.device))
 
-        where = self._round_folder(round_id) / "reference"
-        return with_reference(pairs, folder=where, reference_sha256=sha256, score=scorer)
+        return with_reference(pairs, folder=self._round_folder(round_id) / name, reference_sha256=sha256, score=scorer)
 
     def _score_with(self, model: PreTrainedModel) -> Score:
         max_tokens = self.settings.max_tokens_per_microbatch
@@ -211,6 +245,8 @@ class LearnerWorker:
             parameters=trainer.parameters,
             optimizer=trainer.optimizer,
             random_states=self._random_states,
+            objective=trainer.objective,
+            reference=None if trainer.moving is None else trainer.moving.tensors,
         )
         return publish_policy(
             trainer.model,

@@ -130,7 +130,7 @@ def process_started() -> float:
 def warnings_of(record: RoundRecord) -> list[str]:
     """What a practitioner should be told about a finished round."""
     found = []
-    if record.num_pairs == 0:
+    if record.num_pairs == 0 and not (record.update and record.update.num_steps):  # KTO learns without pairs
         reasons = ", ".join(f"{reason} {num}" for reason, num in sorted(record.num_rejected.items())) or "none"
         found.append(
             f"round {record.round_id} has not a single pair (rejected: {reasons}); the policy stays "
@@ -142,6 +142,8 @@ def warnings_of(record: RoundRecord) -> list[str]:
             f"round {record.round_id}: only {share:.0%} of the update survived publication, so rollout lags the "
             "learner; raise learner.learning_rate, set learner.publish_rounding: stochastic, or publish in float32"
         )
+    if record.update is not None:
+        found += [f"round {record.round_id}: {warning}" for warning in record.update.warnings]
     if record.scores is not None:
         found += [f"round {record.round_id}: {alarm}" for alarm in record.scores.alarms]
     if record.gate_reasons:

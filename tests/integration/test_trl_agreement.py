@@ -26,6 +26,7 @@ from tests.support.tiny_policy import make_tiny_policy
 pytestmark = pytest.mark.integration
 
 NUM_PAIRS, BATCH_PAIRS, LEARNING_RATE = 24, 4, 1e-3
+OURS = {"learning_rate": LEARNING_RATE, "batch_pairs": BATCH_PAIRS, "compute_dtype": "float32", "device": "cpu"}
 
 
 class TokenDPOTrainer(DPOTrainer):
@@ -44,12 +45,10 @@ class TokenDPOTrainer(DPOTrainer):
         return result
 
 
-def trl_run(folder, rows, out_dir, *, loss_type, label_smoothing, accumulation):
+def trl_run(folder, rows, out_dir, *, accumulation=1, **chosen):
     args = DPOConfig(
         output_dir=str(out_dir),
-        loss_type=[loss_type],
-        beta=0.1,
-        label_smoothing=label_smoothing,
+        **{"beta": 0.1, **chosen},
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         per_device_train_batch_size=BATCH_PAIRS // accumulation,
@@ -72,9 +71,9 @@ def trl_run(folder, rows, out_dir, *, loss_type, label_smoothing, accumulation):
                 "prompt": "",
                 "chosen": "",
                 "rejected": "",
-                "prompt_ids": row.chosen.prompt_ids.tolist(),
-                "chosen_ids": row.chosen.completion_ids.tolist(),
-                "rejected_ids": row.rejected.completion_ids.tolist(),
+                "prompt_ids": row.pair.chosen.prompt_ids.tolist(),
+                "chosen_ids": row.pair.chosen.completion_ids.tolist(),
+                "rejected_ids": row.pair.rejected.completion_ids.tolist(),
             }
             for row in rows
         ]
@@ -95,9 +94,7 @@ def trl_run(folder, rows, out_dir, *, loss_type, label_smoothing, accumulation):
 def our_run(run_dir, folder, **settings):
     base = PolicyRef(version=0, path="policies/v0000", sha256=hash_policy(folder))
     learner = LearnerWorker(
-        settings=LearnerConfig(
-            learning_rate=LEARNING_RATE, batch_pairs=BATCH_PAIRS, compute_dtype="float32", device="cpu", **settings
-        ),
+        settings=LearnerConfig.model_validate({**OURS, **settings}),
         run_dir=run_dir,
         base=base,
         seed=17,
@@ -112,30 +109,73 @@ def our_run(run_dir, folder, **settings):
         try:
             steps.append(next(training).values)
         except StopIteration as done:
-            return steps, done.value, [row.pair for batch in batches for row in batch]
+            return steps, done.value, [row for batch in batches for row in batch]
 
 
+def same(name, ours=None, theirs=None, **both):
+    """A loss that both call by one name and most of whose options, too; accumulation: TRL's passes a step."""
+    return {"loss": name, **both, **(ours or {})}, {"loss_type": [name], **both, **(theirs or {})}
+
+
+SMOOTH = {"label_smoothing": 0.2}
 CASES = {
-    "sigmoid": {"loss_type": "sigmoid", "label_smoothing": 0.0, "accumulation": 1},
-    "accumulated": {"loss_type": "sigmoid", "label_smoothing": 0.0, "accumulation": 2},
-    "smoothed": {"loss_type": "aot", "label_smoothing": 0.2, "accumulation": BATCH_PAIRS},
+    "sigmoid": same("sigmoid"),
+    "accumulated": same("sigmoid", theirs={"accumulation": 2}),
+    # See the head of this file.
+    "smoothed": (
+        {"loss": "sigmoid", **SMOOTH},
+        {"loss_type": ["aot"], **SMOOTH, "accumulation": BATCH_PAIRS},
+    ),
+    "robust": same("robust", **SMOOTH),
+    "ipo": same("ipo"),
+    "hinge": same("hinge"),
+    "exo_pair": same("exo_pair", **SMOOTH),
+    "nca_pair": same("nca_pair"),
+    "bco_pair": same("bco_pair", ours={"bco_shift": "none"}),
+    "sppo_hard": same("sppo_hard"),
+    "aot": same("aot", **SMOOTH),
+    "aot in passes": same("aot", ours={"max_tokens_per_microbatch": 60}, **SMOOTH),
+    "apo_zero": same("apo_zero"),
+    "apo_down": same("apo_down"),
+    "discopop": same("discopop", discopop_tau=0.5),
+    "sigmoid_norm": same("sigmoid_norm", beta=2.0),
+    "ld_dpo": ({"loss": "ld_dpo", "ld_alpha": 0.3}, {"loss_type": ["sigmoid"], "ld_alpha": 0.3}),
+    "forward_kl": same("sigmoid", ours={"f_divergence": "forward_kl"}, theirs={"f_divergence_type": "forward_kl"}),
+    "jensen_shannon": same(
+        "ipo", ours={"f_divergence": "jensen_shannon"}, theirs={"f_divergence_type": "js_divergence"}
+    ),
+    "alpha": same(
+        "sigmoid",
+        ours={"f_divergence": "alpha", "f_alpha": 0.3},
+        theirs={"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7},
+    ),
+    "mixture": (
+        {"loss": [{"name": "sigmoid", "weight": 0.8}, {"name": "bco_pair", "weight": 0.2}], "bco_shift": "none"},
+        {"loss_type": ["sigmoid", "bco_pair"], "loss_weights": [0.8, 0.2]},
+    ),
+    "moving reference": same(
+        "sigmoid",
+        ours={"reference": "ema", "ema_alpha": 0.6, "ema_steps": 2},
+        theirs={"sync_ref_model": True, "ref_model_mixup_alpha": 0.6, "ref_model_sync_steps": 2},
+    ),
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_losses_margins_and_weights_agree_with_trl(tmp_path, case):
+@pytest.mark.parametrize(("ours", "theirs"), CASES.values(), ids=CASES)
+def test_losses_margins_and_weights_agree_with_trl(tmp_path, ours, theirs):
     folder = make_tiny_policy(tmp_path / "policies/v0000")
-    max_tokens = 16384 if case["accumulation"] == 1 else 60
-    steps, update, rows = our_run(
-        tmp_path, folder, label_smoothing=case["label_smoothing"], max_tokens_per_microbatch=max_tokens
-    )
-    trl = trl_run(folder, rows, tmp_path / "trl", **case)
+    if theirs.get("accumulation", 1) > 1:
+        ours = {**ours, "max_tokens_per_microbatch": 60}
+    steps, update, rows = our_run(tmp_path, folder, **ours)
+    trl = trl_run(folder, rows, tmp_path / "trl", **theirs)
 
     assert len(steps) == len(trl.losses) == 6
-    assert [step["loss"] for step in steps] == pytest.approx(trl.losses, abs=1e-4)
-    assert max(trl.losses) - min(trl.losses) > 0.005  # a trajectory, not six times ln 2
-    assert [s["reward_margin"] for s in steps] == pytest.approx([e["rewards/margins"] for e in trl.logged], abs=1e-4)
+    assert [step["loss"] for step in steps] == pytest.approx(trl.losses, abs=1e-4, rel=1e-5)
+    assert max(trl.losses) - min(trl.losses) > 0.003  # a trajectory, not six times where policy and reference agree
+    if "ld_alpha" not in ours:  # TRL's rewards are the desensitised ones there
+        margins = [float(e["rewards/margins"]) for e in trl.logged]
+        assert [s["reward_margin"] for s in steps] == pytest.approx(margins, abs=1e-4)
     assert [s["grad_norm"] for s in steps] == pytest.approx([float(e["grad_norm"]) for e in trl.logged], rel=1e-3)
-    ours = AutoModelForCausalLM.from_pretrained(tmp_path / update.policy_out.path)
-    for (name, got), expected in zip(ours.named_parameters(), trl.model.parameters(), strict=True):
+    learnt = AutoModelForCausalLM.from_pretrained(tmp_path / update.policy_out.path)
+    for (name, got), expected in zip(learnt.named_parameters(), trl.model.parameters(), strict=True):
         torch.testing.assert_close(got, expected, atol=2e-4, rtol=0, msg=name)

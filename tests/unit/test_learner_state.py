@@ -1,21 +1,26 @@
 """The learner's state comes back bit for bit, or not at all."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
+from learner.adaptive import ObjectiveState
 from learner.state import (
     load_state,
     random_states,
     read_state_manifest,
     save_state,
     saved_master,
+    saved_reference,
     set_random_states,
     state_folder,
 )
 from rollout.errors import IntegrityError
 from rollout.shards import hash_file
 
+OBJECTIVE = ObjectiveState(beta_scale=1.1, reward_sum=0.1 + 0.2, num_rewards=7, margin_mean=1 / 3, margin_spread=2.0)
 FILES = ["masters.safetensors", "moments.safetensors", "random.safetensors"]
 
 
@@ -32,7 +37,7 @@ class Learner:
         self.model(torch.randn(2, 4)).square().sum().backward()
         self.optimizer.step()
 
-    def save(self, folder):
+    def save(self, folder, reference=None):
         save_state(
             folder,
             version=2,
@@ -40,6 +45,8 @@ class Learner:
             parameters=self.parameters,
             optimizer=self.optimizer,
             random_states=random_states(),
+            objective=OBJECTIVE,
+            reference=reference,
         )
 
     def load(self, folder, version=2):
@@ -65,7 +72,7 @@ def test_the_next_step_after_a_resume_is_bit_identical(folder):
     manifest, states = resumed.load(folder)
     set_random_states(states)
     resumed.step()
-    assert (manifest.version, manifest.num_steps) == (2, 5)
+    assert (manifest.version, manifest.num_steps, manifest.objective) == (2, 5, OBJECTIVE)
     assert all(torch.equal(a, b) for a, b in zip(resumed.values(), learner.values(), strict=True))
 
 
@@ -129,3 +136,22 @@ def test_masters_can_be_read_one_by_one(folder):
 def test_the_base_has_no_state(tmp_path):
     assert state_folder(tmp_path, 0) is None
     assert state_folder(tmp_path, 3) == tmp_path / "learner/0002"
+
+
+def test_a_state_from_before_objectives_had_a_memory_still_opens(folder):
+    Learner(0).save(folder)
+    manifest = json.loads((folder / "state.json").read_text())
+    del manifest["objective"]
+    (folder / "state.json").write_text(json.dumps(manifest))
+    assert Learner(1).load(folder)[0].objective == ObjectiveState()
+
+
+def test_a_reference_that_moved_is_part_of_the_state(folder):
+    learner = Learner(0)
+    moved = {name: 2 * p.detach() for name, p in learner.parameters.items()}
+    learner.save(folder, reference=moved)
+    loaded = saved_reference(folder, read_state_manifest(folder, version=2))
+    assert {name: torch.equal(value, moved[name]) for name, value in loaded.items()} == dict.fromkeys(moved, True)
+    (folder / "reference.safetensors").unlink()
+    with pytest.raises(IntegrityError, match=r"reference\.safetensors was truncated, altered or removed"):
+        read_state_manifest(folder, version=2)

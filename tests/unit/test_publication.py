@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from learner.adaptive import ObjectiveState
 from learner.model import check_head, load_model
 from learner.publication import Rounding, publish_policy, stochastic_bfloat16
 from learner.state import save_state
@@ -102,7 +103,15 @@ def test_a_later_update_is_measured_from_the_masters_before_it(base):
 
     rise(1.0)
     optimizer = torch.optim.AdamW(parameters.values())
-    save_state(state, version=1, num_steps=1, parameters=parameters, optimizer=optimizer, random_states={})
+    save_state(
+        state,
+        version=1,
+        num_steps=1,
+        parameters=parameters,
+        optimizer=optimizer,
+        random_states={},
+        objective=ObjectiveState(),
+    )
     rise(2.0)
     assert publish(model, base, version=2, state_before=state).share == pytest.approx(1.5, abs=1e-6)
 

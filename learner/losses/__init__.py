@@ -1,0 +1,1 @@
+"""Preference losses by family; learner.loss holds the table that names them."""
