@@ -40,6 +40,8 @@ bench: setup
 	$(BIN)/rondo bench rollout
 	$(BIN)/rondo bench loop
 	$(BIN)/rondo bench judge
+	$(BIN)/rondo bench reward
+	$(BIN)/rondo bench learner
 	$(BIN)/rondo bench label
 
 clean:

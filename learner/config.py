@@ -48,7 +48,7 @@ class LearnerConfig(ObjectiveConfig):
         "policy", change="per_round", doc="dtype of published policies; policy: that of policy.dtype"
     )
     max_tokens_per_microbatch: int = setting(
-        16384, change="operational", ge=1, doc="padded tokens of one forward and backward pass; bounds memory"
+        16384, change="operational", ge=1, doc="tokens of one forward and backward pass, a shared prompt's once"
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", change="operational", doc="where the learner computes")
     cpus: float = setting(1, change="operational", gt=0, doc="CPUs that Ray reserves for the learner")

@@ -1,28 +1,91 @@
-"""Log-probabilities of completion tokens without ever holding the logits of a whole batch."""
+"""Log-probabilities of completion tokens, without padding, repeated prompts or the logits of a whole batch."""
 
+import logging
 from collections.abc import Sequence
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from learner import packed_attention
 from learner.batches import Batch, microbatches, num_tokens, pad
+from learner.head import linear_logps
+from learner.packed_attention import PackedRow
+from learner.packing import Packed, pack, packed_microbatches
 from rollout.types import Logps, TokenSequence
 
-# 256 MiB of fp32 logits at a time: hundreds of positions of a large vocabulary, a whole batch of a small one.
-CHUNK_ELEMENTS = 2**26
+_log = logging.getLogger(__name__)
+# Packed and padded passes of a model that packing suits differ by rounding only.
+_PROBE_TOLERANCE = 1e-3
 
 
-def completion_logps(model: PreTrainedModel, batch: Batch, *, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
+class CompletionLogps:
+    """Scores completions under one model: packed where its attention allows, else padded, said in the log."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        reason = _why_not_packed(model)
+        self.is_packed = reason is None
+        if reason is not None:
+            _say(type(model).__name__, reason)
+        _add_rows_alone(model)
+
+    def __call__(self, sequences: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:
+        """(logps_SC, mask_SC): log-probability (nats, temperature 1) of each of C completion tokens of S sequences.
+
+        float32[S, C], zero beyond a row's completion, where the mask is false; a float64 model gives float64.
+        """
+        lengths_S = torch.tensor([len(sequence.completion_ids) for sequence in sequences])
+        mask_SC = (torch.arange(int(lengths_S.max())) < lengths_S[:, None]).to(self.model.device)
+        if self.is_packed:
+            packed = pack(sequences, device=self.model.device)
+            logps_M = packed_logps(self.model, packed)
+            return pad_sequence([logps_M[row] for row in packed.rows], batch_first=True), mask_SC
+        batch = pad(sequences).to(self.model.device)
+        logps_ST = completion_logps(self.model, batch)
+        return torch.zeros_like(mask_SC, dtype=logps_ST.dtype).masked_scatter(
+            mask_SC, logps_ST[batch.completion_mask_BT]
+        ), mask_SC
+
+    def cut(self, items: Sequence[Sequence[TokenSequence]], *, max_tokens: int) -> list[list[int]]:
+        """Passes of at most max_tokens over items that stay whole (a pair's two sequences, say), as their indices.
+
+        Tokens are those that are computed: shared prompts count once in packed rows, padding counts in padded ones.
+        """
+        if self.is_packed:
+            return packed_microbatches(items, max_tokens=max_tokens)
+        lengths = [max(num_tokens(sequence) for sequence in item) for item in items]
+        rows_per_item = max(len(item) for item in items)
+        return microbatches(range(len(items)), lengths, max_tokens=max_tokens, rows_per_item=rows_per_item)
+
+
+def packed_logps(model: PreTrainedModel, packed: Packed) -> Tensor:
+    """Log-probability of every completion token of a packed row: float32[M]. The model's attention is ours."""
+    row = PackedRow(packed.groups, num_tokens=len(packed.input_ids_N), device=model.device)
+    # The decoder's attention reads its kind from the configuration, in the recomputation of checkpoints, too: so it
+    # stays ours, which without a packed row is SDPA.
+    model.config._attn_implementation = packed_attention.NAME
+    decoder = model.get_decoder()
+    hidden_ND = decoder(
+        input_ids=packed.input_ids_N[None],
+        position_ids=packed.position_ids_N[None],
+        use_cache=False,
+        packed_row=row,
+    ).last_hidden_state[0]
+    # A prompt's last place predicts the first token of each completion. The gradient of index_select adds them up
+    # in a fixed order; that of plain indexing does not.
+    return _head_logps(model, hidden_ND.index_select(0, packed.predictors_M), packed.target_ids_M)
+
+
+def completion_logps(model: PreTrainedModel, batch: Batch, *, tile_elements: int | None = None) -> Tensor:
     """Log-probability (nats, temperature 1) of every completion token: float32[B, T], zero elsewhere.
 
-    The decoder runs over all tokens but the head only over the positions that predict a completion token, in chunks
-    of at most chunk_elements logits, which are computed again in the backward pass where there are several.
-    A float64 model gives float64.
+    The decoder runs over all tokens but the head only over the positions that predict a completion token, and at
+    most tile_elements logits are held at a time. A float64 model gives float64.
     """
     ids_BT, mask_BT = batch.input_ids_BT, batch.completion_mask_BT
     # Padding stands on the right and attention is causal: no real token sees any, so no mask is needed. The last
@@ -30,29 +93,16 @@ def completion_logps(model: PreTrainedModel, batch: Batch, *, chunk_elements: in
     decoder = model.get_decoder()
     hidden_BTD = decoder(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
     predicts_BT = mask_BT[:, 1:]
-    logps_N = _head_logps(model, hidden_BTD[predicts_BT], ids_BT[:, 1:][predicts_BT], chunk_elements)
+    logps_N = _head_logps(model, hidden_BTD[predicts_BT], ids_BT[:, 1:][predicts_BT], tile_elements)
     logps_BT = torch.zeros(ids_BT.shape, dtype=logps_N.dtype, device=ids_BT.device)
     return logps_BT.masked_scatter(mask_BT, logps_N)
 
 
-def _head_logps(model: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, chunk_elements: int) -> Tensor:
+def _head_logps(
+    model: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, tile_elements: int | None = None
+) -> Tensor:
     head = cast(torch.nn.Linear, model.get_output_embeddings())
-    chunk = max(1, chunk_elements // head.weight.shape[0])
-    if len(targets_N) <= chunk:
-        return _chunk_logps(head, hidden_ND, targets_N)
-    return torch.cat(
-        [
-            checkpoint(_chunk_logps, head, hidden_ND[start : start + chunk], targets_N[start : start + chunk],
-                       use_reentrant=False, preserve_rng_state=False)
-            for start in range(0, len(targets_N), chunk)
-        ]
-    )  # fmt: skip
-
-
-def _chunk_logps(head: torch.nn.Linear, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    logits_NV = head(hidden_ND)
-    wide = torch.promote_types(logits_NV.dtype, torch.float32)
-    return -F.cross_entropy(logits_NV.to(wide), targets_N, reduction="none")
+    return linear_logps(hidden_ND, head.weight, head.bias, targets_N, tile_elements=tile_elements)
 
 
 def compute_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
@@ -64,13 +114,62 @@ def compute_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
 def score(
     model: PreTrainedModel, sequences: Sequence[TokenSequence], *, compute_dtype: torch.dtype, max_tokens: int
 ) -> list[Logps]:
-    """Log-probabilities of each sequence's completion, float32[T], in passes of at most max_tokens padded tokens."""
+    """Log-probabilities of each sequence's completion, float32[T], in passes of at most max_tokens tokens."""
     scored: list[Logps] = [np.zeros(0, np.float32)] * len(sequences)
-    lengths = [num_tokens(sequence) for sequence in sequences]
-    for cut in microbatches(range(len(sequences)), lengths, max_tokens=max_tokens):
-        batch = pad([sequences[i] for i in cut]).to(model.device)
+    logps_of = CompletionLogps(model)
+    for cut in logps_of.cut([(sequence,) for sequence in sequences], max_tokens=max_tokens):
         with compute_in(compute_dtype, model.device):
-            logps_BT = completion_logps(model, batch).cpu().numpy()
-        for row_T, mask_T, i in zip(logps_BT, batch.completion_mask_BT.cpu().numpy(), cut, strict=True):
-            scored[i] = row_T[mask_T]
+            logps_SC, mask_SC = logps_of([sequences[i] for i in cut])
+        for row_C, mask_C, i in zip(logps_SC.cpu().numpy(), mask_SC.cpu().numpy(), cut, strict=True):
+            scored[i] = row_C[mask_C]
     return scored
+
+
+def _add_rows_alone(model: PreTrainedModel) -> None:
+    """Where input and output embeddings are one matrix, add the input's few rows to the gradient that the head makes.
+
+    A second gradient of the whole vocabulary, nearly all of it zeros, would be the largest tensor of a step.
+    """
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if type(embeddings) is torch.nn.Embedding and embeddings.weight is head.weight:
+        embeddings.sparse = True
+
+
+@cache
+def _say(model: str, reason: str) -> None:
+    """Once in a process."""
+    _log.warning("%s is scored in padded rows, not in packed ones: %s", model, reason)
+
+
+@torch.no_grad()
+def _why_not_packed(model: PreTrainedModel) -> str | None:
+    """None where a packed pass gives what padded ones give, else the reason why it cannot be used."""
+    if model.config._attn_implementation == packed_attention.NAME:
+        return None  # found before
+    config: Any = model.config.get_text_config()
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if others:
+        return f"its layers have {', '.join(sorted(others))}"
+    if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
+        return "its attention has a sliding window"
+    before = model.config._attn_implementation
+    num = min(12, model.get_input_embeddings().weight.shape[0])
+    ids = np.arange(num, dtype=np.int32)
+    rows = [
+        TokenSequence(prompt_ids=ids[:3], completion_ids=ids[3:8]),
+        TokenSequence(prompt_ids=ids[:3], completion_ids=ids[:6]),
+        TokenSequence(prompt_ids=ids[2:4], completion_ids=ids[4:8]),
+    ]
+    packed, batch = pack(rows, device=model.device), pad(rows).to(model.device)
+    padded_N = completion_logps(model, batch)[batch.completion_mask_BT]
+    try:
+        packed_M = packed_logps(model, packed)
+        difference = (packed_M - padded_N).abs().max().item()
+        if difference < _PROBE_TOLERANCE:
+            return None
+        reason = f"its log-probabilities differ by {difference:.3g} there, expected 0"
+    except (NotImplementedError, TypeError, RuntimeError) as error:
+        # Refused by our attention, by a decoder that takes no such arguments, or by the compiler of the GPU's kernel.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+    model.config._attn_implementation = before
+    return reason

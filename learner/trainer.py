@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from learner.adaptive import ObjectiveState, advanced, batch_beta, kept_weights
-from learner.batches import microbatches, num_tokens, pad
+from learner.batches import num_tokens
 from learner.config import LearnerConfig
 from learner.errors import DivergedError
-from learner.logps import completion_logps, compute_in, score
+from learner.logps import CompletionLogps, compute_in, score
 from learner.loss import BatchTerms, rewards, total_loss
 from learner.losses.pair_logps import PairLogps, pair_logps
 from learner.metrics import PassOutput, measure, token_kl_sums
@@ -43,6 +43,7 @@ class Trainer:
         self.num_steps = 0
         self.moving = moving
         self.objective = ObjectiveState()
+        self.completion_logps = CompletionLogps(model)
         self.parameters: Mapping[str, torch.nn.Parameter] = dict(model.named_parameters())
         self.optimizer = build_optimizer(list(self.parameters.values()), settings)
 
@@ -56,8 +57,7 @@ class Trainer:
         settings = self.settings
         if self.moving is not None:
             pairs = self.moving.rescored(pairs)
-        lengths = [row.pair.length for row in pairs]
-        cuts = microbatches(range(len(pairs)), lengths, max_tokens=settings.max_tokens_per_microbatch, rows_per_item=2)
+        cuts = self.completion_logps.cut([row.sides for row in pairs], max_tokens=settings.max_tokens_per_microbatch)
         self.optimizer.zero_grad(set_to_none=True)
         terms = self._terms(pairs)
         outputs = self._backward([[pairs[i] for i in cut] for cut in cuts], terms)
@@ -149,10 +149,8 @@ class Trainer:
     def forward(self, pairs: Sequence[TrainingPair], loss: Loss) -> PassOutput:
         """One pass over B pairs: chosen answers in the first B rows, rejected ones in the last B."""
         rows = [row.pair.chosen for row in pairs] + [row.pair.rejected for row in pairs]
-        batch = pad(rows).to(self.model.device)
         with compute_in(self.compute_dtype, self.model.device):
-            logps_BT = completion_logps(self.model, batch)
-        mask_BT = batch.completion_mask_BT
+            logps_BT, mask_BT = self.completion_logps(rows)
         ref_N = [row.ref_chosen_logps for row in pairs] + [row.ref_rejected_logps for row in pairs]
         known_N = [logps for logps in ref_N if logps is not None]
         ref_BT = _placed(known_N, mask_BT, like=logps_BT) if known_N else None

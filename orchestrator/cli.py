@@ -176,6 +176,14 @@ def bench_rollout(as_json: Json = False) -> None:
     _print_bench(measure(), as_json)
 
 
+@bench_app.command("learner")
+def bench_learner(as_json: Json = False) -> None:
+    """Pairs a second, step over floor, memory and losses of the learner, beside TRL's DPOTrainer."""
+    from orchestrator.bench_learner import bench_learner as measure
+
+    _print_bench(measure(), as_json)
+
+
 @bench_app.command("judge")
 def bench_judge(as_json: Json = False) -> None:
     """Requests/s of a language-model judge against a bare AsyncOpenAI loop, both against a stub of 50 ms latency."""

@@ -1,6 +1,6 @@
-"""The quickstart with a fitted reward model as judge: at the default beta gold rises too, and no alarm is raised.
+"""The quickstart with a fitted reward model as judge: beta alone decides whether gold rises too or the alarm is raised.
 
-What the alarm does when a run lets go of its reference is test_alarm.py's, on histories drawn by hand and simulated.
+Every rule of the alarm is test_alarm.py's, on histories drawn by hand and simulated.
 """
 
 import json
@@ -32,4 +32,14 @@ def test_at_the_default_beta_gold_rises_and_the_alarm_is_silent(quickstart, quic
     rounds, err = run(quickstart, quickstart_reward, tmp_path / "run")
     assert [round_["scores"]["alarms"] for round_ in rounds] == [[], [], []]
     assert "over_optimisation" not in err
+    assert "judges_disagree" not in err
     assert gold_of(rounds[-1]) >= 0.75
+
+
+def test_with_beta_far_too_low_the_alarm_is_raised(quickstart, quickstart_reward, tmp_path):
+    rounds, err = run(quickstart, quickstart_reward, tmp_path / "run", "learner.beta=0.002")
+    raised = [alarm for round_ in rounds for alarm in round_["scores"]["alarms"]]
+    print([gold_of(round_) for round_ in rounds], raised)
+    assert raised
+    assert raised[0].partition(":")[0] in {"over_optimisation", "judges_disagree"}
+    assert raised[0][:60] in " ".join(err.split())

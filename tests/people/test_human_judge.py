@@ -19,7 +19,7 @@ from rollout.shards import find_shards
 from tests.support.annotators import annotators
 from tests.support.tiny_groups import make_group, make_shard
 
-HERE = "tests.unit.test_human_judge"
+HERE = "tests.people.test_human_judge"
 FOLDERS = {"verdict_dir": "rounds/0000/verdicts", "pair_dir": "rounds/0000/pairs"}
 QUICK = {"kind": "human", "min_dwell_s": 0, "labels_per_minute": 10_000, "double_share": 0.0}
 

@@ -1,4 +1,4 @@
-"""The chunked log-probabilities equal the plain ones, whatever the padding, the chunks and the split."""
+"""The tiled log-probabilities equal the plain ones, whatever the padding, the tiles and the split."""
 
 import numpy as np
 import pytest
@@ -66,34 +66,17 @@ def test_equal_to_the_naive_path(tied):
         torch.testing.assert_close(logps_T[mask_T].double(), naive(model, row), atol=1e-5, rtol=0)
 
 
-def test_chunks_change_neither_values_nor_gradients(model):
+def test_tiles_change_neither_values_nor_gradients(model):
     batch = pad(sequences([(3, 7), (2, 5), (9, 2)]))
     results = []
-    for chunk_elements in (2**26, 4 * VOCAB, 1):
+    for tile_elements in (2**26, 4 * VOCAB, 1):
         model.zero_grad()
-        logps_BT = completion_logps(model, batch, chunk_elements=chunk_elements)
+        logps_BT = completion_logps(model, batch, tile_elements=tile_elements)
         logps_BT.sum().backward()
         results.append((logps_BT.detach(), model.lm_head.weight.grad.clone(), model.model.norm.weight.grad.clone()))
     for other in results[1:]:
         for got, expected in zip(other, results[0], strict=True):
             torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
-
-
-def test_the_whole_logits_are_never_held(model):
-    """No tensor saved for the backward pass is as large as the logits of all completion tokens."""
-    batch = pad(sequences([(2, 30), (2, 30)]))
-    sizes = []
-
-    def pack(tensor):
-        sizes.append(tensor.numel())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        completion_logps(model, batch, chunk_elements=8 * VOCAB)
-        in_chunks = max(sizes)
-        completion_logps(model, batch)
-    assert in_chunks < 60 * VOCAB
-    assert max(sizes) == 60 * VOCAB
 
 
 @settings(max_examples=20, deadline=None)

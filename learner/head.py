@@ -1,0 +1,142 @@
+"""Log-probabilities of target tokens from hidden states and the output head, tile by tile of the logits."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# 32 MiB of fp32 logits at a time: enough rows and columns for products at full rate, little beside the activations.
+TILE_ELEMENTS = 2**23
+# A GPU needs larger products to be busy.
+GPU_TILE_ELEMENTS = 2**26
+_TILE_ROWS = 1024
+
+
+def linear_logps(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, *, tile_elements: int | None = None
+) -> Tensor:
+    """log softmax(hidden @ weight.T + bias)[target] (nats): float32[N], or float64[N] where hidden is float64.
+
+    No more than tile_elements logits exist at a time, in the backward pass neither: that computes them again from the
+    saved log-sum-exp of each row. Softmax and the sum of the weight's gradient are fp32 (fp64 for float64) whatever
+    the dtype of the products, which is autocast's where that is on. Recomputation: Chen et al., "Training deep nets
+    with sublinear memory cost" (arXiv:1604.06174); over tiles of a head: Wijmans et al., "Cut your losses in
+    large-vocabulary language models" (arXiv:2411.09009).
+    """
+    if tile_elements is None:
+        tile_elements = GPU_TILE_ELEMENTS if hidden_ND.device.type == "cuda" else TILE_ELEMENTS
+    device = hidden_ND.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
+    args = (hidden_ND, weight_VD, bias_V, targets_N, tile_elements, dtype)
+    logps_N: Tensor = _LinearLogps.apply(*args)  # type: ignore[no-untyped-call]
+    return logps_N
+
+
+class _LinearLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        tile_elements: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        tiles = _Tiles(hidden_ND, weight_VD, bias_V, targets_N, tile_elements=tile_elements, dtype=dtype)
+        lse_N = torch.full((len(hidden_ND),), -torch.inf, dtype=tiles.wide, device=hidden_ND.device)
+        picked_N = torch.zeros_like(lse_N)
+        for rows, columns, logits_RC in tiles.logits():
+            place_R, is_here_R = tiles.place(rows, columns)
+            picked_R = logits_RC.gather(1, place_R[:, None])[:, 0]
+            picked_N[rows] = torch.where(is_here_R, picked_R, picked_N[rows])
+            top_R = logits_RC.amax(dim=1)
+            sum_R = logits_RC.sub_(top_R[:, None]).exp_().sum(dim=1)
+            lse_N[rows] = torch.logaddexp(lse_N[rows], top_R + sum_R.log())
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, lse_N)
+        ctx.tile_elements, ctx.dtype = tile_elements, dtype
+        return picked_N - lse_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD, bias_V, targets_N, lse_N = ctx.saved_tensors
+        tiles = _Tiles(hidden_ND, weight_VD, bias_V, targets_N, tile_elements=ctx.tile_elements, dtype=ctx.dtype)
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        sums = {"dtype": tiles.wide, "device": hidden_ND.device}
+        grad_hidden_ND = torch.zeros(hidden_ND.shape, **sums) if wants_hidden else None
+        grad_weight_VD = torch.zeros(weight_VD.shape, **sums) if wants_weight else None
+        grad_bias_V = torch.zeros(len(weight_VD), **sums) if wants_bias else None
+        for rows, columns, logits_RC in tiles.logits():
+            # d logp / d logits = [is the target] - softmax
+            grad_R = grad_N[rows].to(tiles.wide)
+            grad_RC = logits_RC.sub_(lse_N[rows, None]).exp_().mul_(-grad_R[:, None])
+            place_R, is_here_R = tiles.place(rows, columns)
+            grad_RC.scatter_add_(1, place_R[:, None], (grad_R * is_here_R)[:, None])
+            if grad_bias_V is not None:
+                grad_bias_V[columns] += grad_RC.sum(dim=0)
+            if grad_hidden_ND is not None:
+                add_product(grad_hidden_ND[rows], grad_RC, weight_VD[columns], dtype=ctx.dtype)
+            if grad_weight_VD is not None:
+                add_product(grad_weight_VD[columns], grad_RC.T, hidden_ND[rows], dtype=ctx.dtype)
+        return (
+            None if grad_hidden_ND is None else grad_hidden_ND.to(hidden_ND.dtype),
+            None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype),
+            None if grad_bias_V is None or bias_V is None else grad_bias_V.to(bias_V.dtype),
+            *(None, None, None),
+        )
+
+
+class _Tiles:
+    """The logits of N rows over V columns, in blocks of rows and columns that share one buffer."""
+
+    def __init__(
+        self,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        *,
+        tile_elements: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.hidden_ND, self.weight_VD, self.bias_V, self.targets_N = hidden_ND, weight_VD, bias_V, targets_N
+        self.dtype = dtype
+        self.wide = torch.promote_types(dtype, torch.float32)
+        num_rows, num_columns = len(hidden_ND), len(weight_VD)
+        # Columns are cut first: each row of the weight's gradient is then visited once for every _TILE_ROWS tokens.
+        self.columns = min(num_columns, max(1, tile_elements // max(1, min(num_rows, _TILE_ROWS))))
+        self.rows = min(max(1, num_rows), max(1, tile_elements // self.columns))
+
+    def logits(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """(rows, columns, logits_RC): the tile is the caller's to overwrite until the next one is asked for."""
+        buffer = torch.empty(self.rows * self.columns, dtype=self.wide, device=self.hidden_ND.device)
+        for row in range(0, len(self.hidden_ND), self.rows):
+            rows = slice(row, min(row + self.rows, len(self.hidden_ND)))
+            for column in range(0, len(self.weight_VD), self.columns):
+                columns = slice(column, min(column + self.columns, len(self.weight_VD)))
+                shape = (rows.stop - rows.start, columns.stop - columns.start)
+                tile_RC = buffer[: shape[0] * shape[1]].view(shape)
+                add_product(tile_RC, self.hidden_ND[rows], self.weight_VD[columns].T, dtype=self.dtype, beta=0)
+                if self.bias_V is not None:
+                    tile_RC += self.bias_V[columns]
+                yield rows, columns, tile_RC
+
+    def place(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """Where in the tile each row's target stands, and whether it does."""
+        place_R = self.targets_N[rows] - columns.start
+        width = columns.stop - columns.start
+        return place_R.clamp(0, width - 1), (place_R >= 0) & (place_R < width)
+
+
+def add_product(sum_AB: Tensor, left_AK: Tensor, right_KB: Tensor, *, dtype: torch.dtype, beta: int = 1) -> None:
+    """sum = beta sum + left @ right, the operands rounded to dtype, products and sums in the dtype of `sum`."""
+    with torch.autocast(sum_AB.device.type, enabled=False):
+        left_AK, right_KB = left_AK.to(dtype), right_KB.to(dtype)
+        if dtype != sum_AB.dtype and sum_AB.device.type == "cuda":
+            torch.addmm(sum_AB, left_AK, right_KB, beta=beta, out_dtype=sum_AB.dtype, out=sum_AB)
+        else:
+            # CPUs offer no product of bf16 operands with an fp32 result.
+            sum_AB.addmm_(left_AK.to(sum_AB.dtype), right_KB.to(sum_AB.dtype), beta=beta)
