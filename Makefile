@@ -33,7 +33,7 @@ check: setup
 	$(BIN)/pytest tests/unit -n 2
 
 test: check
-	$(BIN)/pytest tests/people -n 2
+	$(BIN)/pytest tests/learner tests/people -n 2
 	$(BIN)/pytest tests/integration --durations=30
 
 bench: setup

@@ -1,4 +1,7 @@
-"""The over-optimisation alarm: the training judge is pleased more and more, a judge that nobody trains on is not."""
+"""The over-optimisation alarm: the training judge is pleased more and more, a judge that nobody trains on is not.
+
+And what follows where nobody hears it: the policy has let go of its base, and then no judge is pleased.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +9,9 @@ from itertools import pairwise
 from math import hypot
 
 from orchestrator.types import Interval
+
+# A policy that loses two held-out prompts in three to the one that it began with has not merely had a bad round.
+_COLLAPSED = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,9 @@ def alarms(
          that a gold judge who sees less of the same rise is not mistaken for one who sees none;
       4. KL to the base, or length, has grown by the share min_growth over these rounds.
     `judges_disagree` looks at the last round alone: the training judge says significantly better than the base (low
-    above one half), gold significantly worse (high below one half).
+    above one half), gold significantly worse (high below one half). `collapse` asks that a judge, either of them,
+    calls the last round's policy significantly worse than the one that it began with (high below one third), while KL
+    or length has grown by min_growth in that round.
 
     judge_change and gold_change are the paired differences of the last round to the one `rounds` before it
     (`intervals.paired_difference`). Without them the two rounds' intervals are subtracted as if independent, which on
@@ -65,6 +73,8 @@ def alarms(
     """
     found = []
     if history and (reason := _disagreement(history[-1])):
+        found.append(reason)
+    if reason := _collapse(history[-2:], min_growth):
         found.append(reason)
     window = history[-(rounds + 1) :]
     if len(window) == rounds + 1:
@@ -80,6 +90,19 @@ def _disagreement(last: RoundSummary) -> str | None:
         f"judges_disagree: in round {last.round_id} the training judge says better than the base "
         f"({last.judge.mean:.3f}, at least {last.judge.low:.3f}), the gold judge worse "
         f"({last.gold.mean:.3f}, at most {last.gold.high:.3f})"
+    )
+
+
+def _collapse(window: Sequence[RoundSummary], min_growth: float) -> str | None:
+    grown = _grown(window, min_growth) if len(window) == 2 else []
+    rates = {"training": window[-1].judge_previous, "gold": window[-1].gold_previous} if grown else {}
+    lost = {name: rate for name, rate in rates.items() if rate is not None and rate.high < _COLLAPSED}
+    if not lost:
+        return None
+    said = " and ".join(f"the {name} judge ({rate.mean:.3f}, at most {rate.high:.3f})" for name, rate in lost.items())
+    return (
+        f"collapse: in round {window[-1].round_id} the policy loses to the one that it began with under {said}, "
+        f"while {' and '.join(grown)}"
     )
 
 

@@ -31,8 +31,7 @@ def gold_of(round_):
 def test_at_the_default_beta_gold_rises_and_the_alarm_is_silent(quickstart, quickstart_reward, tmp_path):
     rounds, err = run(quickstart, quickstart_reward, tmp_path / "run")
     assert [round_["scores"]["alarms"] for round_ in rounds] == [[], [], []]
-    assert "over_optimisation" not in err
-    assert "judges_disagree" not in err
+    assert not any(alarm in err for alarm in ("over_optimisation", "judges_disagree", "collapse"))
     assert gold_of(rounds[-1]) >= 0.75
 
 
@@ -41,5 +40,5 @@ def test_with_beta_far_too_low_the_alarm_is_raised(quickstart, quickstart_reward
     raised = [alarm for round_ in rounds for alarm in round_["scores"]["alarms"]]
     print([gold_of(round_) for round_ in rounds], raised)
     assert raised
-    assert raised[0].partition(":")[0] in {"over_optimisation", "judges_disagree"}
+    assert raised[0].partition(":")[0] in {"over_optimisation", "judges_disagree", "collapse"}
     assert raised[0][:60] in " ".join(err.split())

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
@@ -22,6 +21,7 @@ from rollout.shards import hash_policy
 from rollout.types import PolicyRef
 from tests.support.tiny_pairs import random_pairs, write_pair_shard
 from tests.support.tiny_policy import make_tiny_policy
+from tests.support.trl_tokens import LIKE_OURS, FedTokens
 
 pytestmark = pytest.mark.integration
 
@@ -29,41 +29,18 @@ NUM_PAIRS, BATCH_PAIRS, LEARNING_RATE = 24, 4, 1e-3
 OURS = {"learning_rate": LEARNING_RATE, "batch_pairs": BATCH_PAIRS, "compute_dtype": "float32", "device": "cpu"}
 
 
-class TokenDPOTrainer(DPOTrainer):
-    """TRL's trainer, fed with token ids, and remembering each micro-batch's loss unrounded."""
-
-    def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset
-
-    def _get_train_sampler(self, dataset=None):
-        return SequentialSampler(self.train_dataset)
-
-    def compute_loss(self, *args, **kwargs):
-        result = super().compute_loss(*args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
-        self.losses = [*getattr(self, "losses", []), loss.item()]
-        return result
+class TokenDPOTrainer(FedTokens, DPOTrainer):
+    pass
 
 
 def trl_run(folder, rows, out_dir, *, accumulation=1, **chosen):
     args = DPOConfig(
         output_dir=str(out_dir),
+        **LIKE_OURS,
         **{"beta": 0.1, **chosen},
         learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
         per_device_train_batch_size=BATCH_PAIRS // accumulation,
         gradient_accumulation_steps=accumulation,
-        num_train_epochs=1,
-        max_length=None,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
     )
     dataset = Dataset.from_list(
         [

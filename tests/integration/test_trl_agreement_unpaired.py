@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOTrainer
@@ -18,45 +17,23 @@ from learner.losses.reference_free import nll_loss, orpo_loss, simpo_loss
 from tests.integration.test_trl_agreement import BATCH_PAIRS, LEARNING_RATE, our_run
 from tests.support.tiny_logps import pairs_of
 from tests.support.tiny_policy import make_tiny_policy
+from tests.support.trl_tokens import LIKE_OURS, FedTokens
 
 pytestmark = pytest.mark.integration
 
 
-class TokenKTOTrainer(KTOTrainer):
-    """TRL's trainer, fed with token ids, and remembering each batch's loss unrounded."""
-
-    def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset
-
-    def _get_train_sampler(self, train_dataset=None):
-        return SequentialSampler(self.train_dataset)
-
-    def compute_loss(self, *args, **kwargs):
-        result = super().compute_loss(*args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
-        self.losses = [*getattr(self, "losses", []), loss.item()]
-        return result
+class TokenKTOTrainer(FedTokens, KTOTrainer):
+    pass
 
 
 def trl_run(folder, rows, out_dir, **chosen):
     args = KTOConfig(
         output_dir=str(out_dir),
+        **LIKE_OURS,
         **chosen,
         learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
         train_sampling_strategy="sequential",
         per_device_train_batch_size=2 * BATCH_PAIRS,
-        num_train_epochs=1,
-        max_length=None,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
     )
     answers = [
         {

@@ -1,16 +1,8 @@
-"""Models of these tests are so small that a second thread only waits for the first."""
+"""Functions and small parts: each of these tests takes milliseconds."""
 
-import pytest
-import torch
 from hypothesis import settings
+
+from tests.support.one_thread import one_thread  # noqa: F401
 
 settings.register_profile("unit", deadline=None)  # a busy machine makes no example wrong
 settings.load_profile("unit")
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -144,4 +146,41 @@ def test_it_fires_against_the_round_before_where_the_base_is_long_beaten(gold):
     ],
 )
 def test_against_the_round_before_it_stays_silent_otherwise(silent):
+    assert alarms(silent) == ()
+
+
+def fallen(judge_previous=None, gold_previous=None, kl=(0.1, 1.0)):
+    """Round 1 against round 0, under each judge."""
+    first, last = history((0.8, 0.5), (0.8, 0.5), kl=kl)
+    return [first, replace(last, judge_previous=judge_previous, gold_previous=gold_previous)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ({"judge_previous": rate(0.2)}, "under the training judge (0.200, at most 0.230), while KL grew from 0.1 to 1"),
+        ({"judge_previous": rate(0.4), "gold_previous": rate(0.1)}, "under the gold judge (0.100, at most 0.130)"),
+        (
+            {"judge_previous": rate(0.0), "gold_previous": rate(0.1)},
+            "judge (0.000, at most 0.030) and the gold judge",
+        ),
+    ],
+)
+def test_a_policy_that_has_let_go_and_loses_to_its_own_start_has_collapsed(rates, said):
+    (reason,) = alarms(fallen(**rates))
+    assert reason.startswith("collapse: in round 1 the policy loses to the one that it began with under ")
+    assert said in reason
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        fallen(judge_previous=rate(0.31), gold_previous=rate(0.31)),  # 0.34 is not ruled out
+        fallen(judge_previous=rate(0.2), kl=(0.4, 0.41)),  # it has not moved: the prompts were hard, perhaps
+        fallen(judge_previous=rate(0.2), kl=(None, None)),
+        fallen(),
+        fallen(judge_previous=rate(0.2))[1:],  # nothing to have grown from
+    ],
+)
+def test_a_bad_round_is_no_collapse(silent):
     assert alarms(silent) == ()

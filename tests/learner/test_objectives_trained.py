@@ -17,14 +17,6 @@ from tests.support.tiny_pairs import make_pair, random_pairs, write_pair_shard
 from tests.support.tiny_policy import make_tiny_policy
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory):
     return make_tiny_policy(tmp_path_factory.mktemp("policy") / "v0000")

@@ -26,14 +26,6 @@ from tests.support.tiny_policy import make_tiny_policy
 SETTINGS = LearnerConfig(learning_rate=1e-3, batch_pairs=4, compute_dtype="float32", device="cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def run_dir(tmp_path):
     make_tiny_policy(tmp_path / "policies/v0000")
