@@ -34,7 +34,8 @@ check: setup
 
 test: check
 	$(BIN)/pytest tests/learner tests/people -n 2
-	$(BIN)/pytest tests/integration --durations=30
+	$(BIN)/pytest tests/integration -n 2 --dist loadgroup -m "not alone" --durations=40
+	$(BIN)/pytest tests/integration -m alone --durations=10
 
 bench: setup
 	$(BIN)/rondo bench rollout

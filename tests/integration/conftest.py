@@ -1,6 +1,7 @@
 """One quickstart for all tests that need a policy which has learnt to answer, and one reward model of its pairs."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,17 @@ from typing import Any
 import pytest
 
 from tests.support.processes import Command, rondo
+
+# Two tests at a time: Ray's workers are not to wait until the other one leaves them a core.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`: whatever needs the quickstart shares one, every other file stays whole."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            name = "quickstart" if "quickstart" in getattr(item, "fixturenames", ()) else item.path.name
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @dataclass(frozen=True)

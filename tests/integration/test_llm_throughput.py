@@ -5,7 +5,7 @@ import pytest
 
 from judge.llm.throughput import measure
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 
 def test_the_judge_reaches_four_fifths_of_a_bare_loop():

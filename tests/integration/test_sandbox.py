@@ -19,7 +19,7 @@ from tests.support.tiny_groups import make_group
 RIGHT = "def f():\n    return 1\n"
 TESTS = "assert f() == 1"
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 
 @pytest.fixture(params=["namespaces", "plain"])
