@@ -154,7 +154,9 @@ class PairingConfig(Settings):
         "keep", change="per_round", doc="drop pairs whose rejected answer, or either, ran into max_new_tokens"
     )
     keep_ties: bool = setting(
-        False, change="per_round", doc="store ties as rows with outcome tie; they are never trained as pairs"
+        False,
+        change="per_round",
+        doc="store ties as rows with outcome tie or both_bad; never trained as pairs",
     )
 
 

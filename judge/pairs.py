@@ -72,7 +72,7 @@ def _pair(
         rejected_ids=rejected.token_ids,
         chosen_logps=chosen.logps,
         rejected_logps=rejected.logps,
-        outcome=choice.outcome,
+        outcome="both_bad" if choice.outcome == "tie" and _both_bad(answers, choice) else choice.outcome,
         score_chosen=choice.value_chosen,
         score_rejected=choice.value_rejected,
         margin=choice.margin,
@@ -83,6 +83,16 @@ def _pair(
         chosen_truncated=chosen.finish_reason == "length",
         rejected_truncated=rejected.finish_reason == "length",
     )
+
+
+def _both_bad(answers: Sequence[Answer], choice: Choice) -> bool:
+    """Whether the judge said of exactly these two that both are bad, and nothing else."""
+    said = [
+        answer.outcome
+        for answer in answers
+        if isinstance(answer, Verdict) and {answer.a, answer.b} == {choice.chosen, choice.rejected}
+    ]
+    return bool(said) and set(said) == {"both_bad"}
 
 
 def _probability(answers: Sequence[Answer], choice: Choice) -> float | None:

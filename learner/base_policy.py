@@ -15,7 +15,7 @@ from learner.demonstrations import ChatFormat, encode_all, load_demonstrations, 
 from learner.model import choose_compute_dtype, choose_device, context_length, load_model, named_dtype
 from learner.scratch import random_model, train_tokenizer
 from learner.sft import fine_tune
-from learner.state import sync_files
+from learner.state_writing import sync_files
 from learner.types import StepMetrics
 from rollout.errors import UsageError
 from rollout.shards import hash_policy, publish, temporary_beside

@@ -1,7 +1,7 @@
 """Log-probabilities of target tokens from hidden states and the output head, tile by tile of the logits."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,23 +29,24 @@ def linear_logps(
         tile_elements = GPU_TILE_ELEMENTS if hidden_ND.device.type == "cuda" else TILE_ELEMENTS
     device = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-    args = (hidden_ND, weight_VD, bias_V, targets_N, tile_elements, dtype)
-    logps_N: Tensor = _LinearLogps.apply(*args)  # type: ignore[no-untyped-call]
+    operands = _Operands(hidden_ND, weight_VD, bias_V, targets_N)
+    logps_N: Tensor = _LinearLogps.apply(tile_elements, dtype, *operands)  # type: ignore[no-untyped-call]
     return logps_N
+
+
+class _Operands(NamedTuple):
+    hidden_ND: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    targets_N: Tensor
 
 
 class _LinearLogps(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        targets_N: Tensor,
-        tile_elements: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        tiles = _Tiles(hidden_ND, weight_VD, bias_V, targets_N, tile_elements=tile_elements, dtype=dtype)
+    def forward(ctx: Any, tile_elements: int, dtype: torch.dtype, *tensors: Any) -> Tensor:
+        operands = _Operands(*tensors)
+        hidden_ND = operands.hidden_ND
+        tiles = _Tiles(operands, tile_elements=tile_elements, dtype=dtype)
         lse_N = torch.full((len(hidden_ND),), -torch.inf, dtype=tiles.wide, device=hidden_ND.device)
         picked_N = torch.zeros_like(lse_N)
         for rows, columns, logits_RC in tiles.logits():
@@ -55,17 +56,19 @@ class _LinearLogps(torch.autograd.Function):
             top_R = logits_RC.amax(dim=1)
             sum_R = logits_RC.sub_(top_R[:, None]).exp_().sum(dim=1)
             lse_N[rows] = torch.logaddexp(lse_N[rows], top_R + sum_R.log())
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, lse_N)
+        ctx.save_for_backward(*operands, lse_N)
         ctx.tile_elements, ctx.dtype = tile_elements, dtype
         return picked_N - lse_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_ND, weight_VD, bias_V, targets_N, lse_N = ctx.saved_tensors
-        tiles = _Tiles(hidden_ND, weight_VD, bias_V, targets_N, tile_elements=ctx.tile_elements, dtype=ctx.dtype)
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        sums = {"dtype": tiles.wide, "device": hidden_ND.device}
+        *tensors, lse_N = ctx.saved_tensors
+        operands = _Operands(*tensors)
+        hidden_ND, weight_VD, bias_V, _ = operands
+        tiles = _Tiles(operands, tile_elements=ctx.tile_elements, dtype=ctx.dtype)
+        _, _, wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        sums: dict[str, Any] = {"dtype": tiles.wide, "device": hidden_ND.device}
         grad_hidden_ND = torch.zeros(hidden_ND.shape, **sums) if wants_hidden else None
         grad_weight_VD = torch.zeros(weight_VD.shape, **sums) if wants_weight else None
         grad_bias_V = torch.zeros(len(weight_VD), **sums) if wants_bias else None
@@ -82,30 +85,22 @@ class _LinearLogps(torch.autograd.Function):
             if grad_weight_VD is not None:
                 add_product(grad_weight_VD[columns], grad_RC.T, hidden_ND[rows], dtype=ctx.dtype)
         return (
+            *(None, None),
             None if grad_hidden_ND is None else grad_hidden_ND.to(hidden_ND.dtype),
             None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype),
             None if grad_bias_V is None or bias_V is None else grad_bias_V.to(bias_V.dtype),
-            *(None, None, None),
+            None,
         )
 
 
 class _Tiles:
     """The logits of N rows over V columns, in blocks of rows and columns that share one buffer."""
 
-    def __init__(
-        self,
-        hidden_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        targets_N: Tensor,
-        *,
-        tile_elements: int,
-        dtype: torch.dtype,
-    ) -> None:
-        self.hidden_ND, self.weight_VD, self.bias_V, self.targets_N = hidden_ND, weight_VD, bias_V, targets_N
+    def __init__(self, operands: _Operands, *, tile_elements: int, dtype: torch.dtype) -> None:
+        self.hidden_ND, self.weight_VD, self.bias_V, self.targets_N = operands
         self.dtype = dtype
         self.wide = torch.promote_types(dtype, torch.float32)
-        num_rows, num_columns = len(hidden_ND), len(weight_VD)
+        num_rows, num_columns = len(self.hidden_ND), len(self.weight_VD)
         # Columns are cut first: each row of the weight's gradient is then visited once for every _TILE_ROWS tokens.
         self.columns = min(num_columns, max(1, tile_elements // max(1, min(num_rows, _TILE_ROWS))))
         self.rows = min(max(1, num_rows), max(1, tile_elements // self.columns))

@@ -13,28 +13,37 @@ from transformers import PreTrainedModel
 
 from learner import packed_attention
 from learner.batches import Batch, microbatches, num_tokens, pad
+from learner.dealing import STAND_IN, Item, passes_by_rank
 from learner.head import linear_logps
 from learner.packed_attention import PackedRow
 from learner.packing import Packed, pack, packed_microbatches
+from learner.ranks import Ranks
 from rollout.types import Logps, TokenSequence
 
 _log = logging.getLogger(__name__)
-# Packed and padded passes of a model that packing suits differ by rounding only.
-_PROBE_TOLERANCE = 1e-3
 
 
-class CompletionLogps:
-    """Scores completions under one model: packed where its attention allows, else padded, said in the log."""
+class CompletionLogps(torch.nn.Module):
+    """Scores completions under one model: packed where its attention allows, else padded, said in the log.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Where ranks are many, each keeps its part of the model and gathers the others' within a call, the head's too.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, ranks: Ranks | None = None, compute_dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
         self.model = model
+        self.ranks = ranks or Ranks()
         reason = _why_not_packed(model)
         self.is_packed = reason is None
         if reason is not None:
             _say(type(model).__name__, reason)
         _add_rows_alone(model)
+        blocks = getattr(model.get_decoder(), "layers", ())
+        self.ranks.share_out(self, list(blocks), compute_dtype=compute_dtype)
 
-    def __call__(self, sequences: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:
+    def forward(self, sequences: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:
         """(logps_SC, mask_SC): log-probability (nats, temperature 1) of each of C completion tokens of S sequences.
 
         float32[S, C], zero beyond a row's completion, where the mask is false; a float64 model gives float64.
@@ -51,7 +60,19 @@ class CompletionLogps:
             mask_SC, logps_ST[batch.completion_mask_BT]
         ), mask_SC
 
-    def cut(self, items: Sequence[Sequence[TokenSequence]], *, max_tokens: int) -> list[list[int]]:
+    def passes(self, items: Sequence[Item], *, max_tokens: int) -> list[list[list[int]]]:
+        """For each rank its passes, as `cut` cuts its share of the items; see learner.dealing."""
+        return passes_by_rank(
+            items, lambda share: self.cut(share, max_tokens=max_tokens), num_ranks=self.ranks.num_ranks
+        )
+
+    def join(self) -> Tensor:
+        """Take part in a pass for which this rank has nothing: a nought with a gradient of noughts."""
+        logps_SC, _ = self([STAND_IN])
+        nought: Tensor = logps_SC.sum() * 0.0
+        return nought
+
+    def cut(self, items: Sequence[Item], *, max_tokens: int) -> list[list[int]]:
         """Passes of at most max_tokens over items that stay whole (a pair's two sequences, say), as their indices.
 
         Tokens are those that are computed: shared prompts count once in packed rows, padding counts in padded ones.
@@ -112,17 +133,39 @@ def compute_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
 
 @torch.no_grad()
 def score(
-    model: PreTrainedModel, sequences: Sequence[TokenSequence], *, compute_dtype: torch.dtype, max_tokens: int
+    model: PreTrainedModel | CompletionLogps,
+    sequences: Sequence[TokenSequence],
+    *,
+    compute_dtype: torch.dtype,
+    max_tokens: int,
 ) -> list[Logps]:
-    """Log-probabilities of each sequence's completion, float32[T], in passes of at most max_tokens tokens."""
-    scored: list[Logps] = [np.zeros(0, np.float32)] * len(sequences)
-    logps_of = CompletionLogps(model)
-    for cut in logps_of.cut([(sequence,) for sequence in sequences], max_tokens=max_tokens):
-        with compute_in(compute_dtype, model.device):
+    """Log-probabilities of each sequence's completion, float32[T], in passes of at most max_tokens tokens.
+
+    Ranks share the passes, and each has all values in the end.
+    """
+    logps_of = model if isinstance(model, CompletionLogps) else CompletionLogps(model)
+    device = logps_of.model.device
+    passes = logps_of.passes([(sequence,) for sequence in sequences], max_tokens=max_tokens)
+    found: list[tuple[int, Logps]] = []
+    for cut in passes[logps_of.ranks.rank]:
+        with compute_in(compute_dtype, device):
+            if not cut:
+                logps_of.join()
+                continue
             logps_SC, mask_SC = logps_of([sequences[i] for i in cut])
         for row_C, mask_C, i in zip(logps_SC.cpu().numpy(), mask_SC.cpu().numpy(), cut, strict=True):
-            scored[i] = row_C[mask_C]
+            found.append((i, row_C[mask_C]))
+    logps_of.ranks.rest(logps_of)
+    scored: list[Logps] = [np.zeros(0, np.float32)] * len(sequences)
+    for own in logps_of.ranks.gather(found):
+        for i, logps in own:
+            scored[i] = logps
     return scored
+
+
+def probe_tolerance(model: PreTrainedModel) -> float:
+    """Nats by which two ways to compute the same log-probability differ from rounding alone, with much to spare."""
+    return 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.25
 
 
 def _add_rows_alone(model: PreTrainedModel) -> None:
@@ -162,14 +205,18 @@ def _why_not_packed(model: PreTrainedModel) -> str | None:
     ]
     packed, batch = pack(rows, device=model.device), pad(rows).to(model.device)
     padded_N = completion_logps(model, batch)[batch.completion_mask_BT]
+    reason: str | None = "it was not tried"
     try:
         packed_M = packed_logps(model, packed)
         difference = (packed_M - padded_N).abs().max().item()
-        if difference < _PROBE_TOLERANCE:
-            return None
-        reason = f"its log-probabilities differ by {difference:.3g} there, expected 0"
+        close = difference < probe_tolerance(model)
+        reason = None if close else f"its log-probabilities differ by {difference:.3g} there, expected 0"
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the model; what the log then blamed would be the wrong thing
     except (NotImplementedError, TypeError, RuntimeError) as error:
         # Refused by our attention, by a decoder that takes no such arguments, or by the compiler of the GPU's kernel.
         reason = (str(error) or type(error).__name__).splitlines()[0]
-    model.config._attn_implementation = before
+    finally:
+        if reason is not None:
+            model.config._attn_implementation = before
     return reason

@@ -2,13 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from learner.loss import rewards
 from learner.losses.pair_logps import PairLogps, joined
+from learner.ranks import Ranks
 
 # Beyond this, exp() of a token's log ratio says nothing but that policy and reference have parted.
 _MAX_LOG_RATIO = 20.0
@@ -23,6 +25,24 @@ class PassOutput:
     sum_k1: Tensor
     sum_k3: Tensor
     num_completion_tokens: int
+
+    def detached(self) -> "PassOutput":
+        """The same figures without a graph, in main memory."""
+        columns: dict[str, Any] = {name: column.detach().cpu() for name, column in self.logps.tensors.items()}
+        return replace(
+            self,
+            logps=replace(self.logps, **columns),
+            loss_B=self.loss_B.detach().cpu(),
+            sum_k1=self.sum_k1.detach().cpu(),
+            sum_k3=self.sum_k3.detach().cpu(),
+        )
+
+
+def gathered(outputs: list[PassOutput], ranks: Ranks) -> list[PassOutput]:
+    """What the passes of all ranks gave, in the order of the ranks."""
+    if ranks.num_ranks == 1:
+        return outputs
+    return [output for own in ranks.gather([output.detached() for output in outputs]) for output in own]
 
 
 def token_kl_sums(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:

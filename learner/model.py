@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learner.batches import pad
 from learner.config import LearnerConfig
-from learner.logps import completion_logps
+from learner.logps import completion_logps, probe_tolerance
 from rollout.errors import UsageError
+from rollout.shards import base_folder
 from rollout.types import TokenSequence
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -18,8 +19,12 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def load_model(path: Path, *, device: torch.device, dtype: torch.dtype | None = torch.float32) -> PreTrainedModel:
     """Load a causal language model's folder without dropout; dtype None keeps the files' own.
 
-    Raises UsageError where the folder holds no such model.
+    An adapter is merged into its base, in float32 where dtype is None. Raises UsageError where the folder holds no
+    such model.
     """
+    base = base_folder(path)
+    if base != path:
+        return merge_adapter(load_model(base, device=device, dtype=dtype or torch.float32), path)
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -27,6 +32,13 @@ def load_model(path: Path, *, device: torch.device, dtype: torch.dtype | None = 
         raise UsageError(f"{path} is no causal language model that can be loaded: {reason}") from error
     # No dropout: policy and reference are compared on equal terms.
     return cast(PreTrainedModel, model.to(device).eval())
+
+
+def merge_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """The base with the adapter of a folder added to its weights."""
+    from peft import PeftModel
+
+    return cast(PreTrainedModel, PeftModel.from_pretrained(model, adapter).merge_and_unload())
 
 
 @torch.no_grad()
@@ -39,7 +51,7 @@ def check_head(model: PreTrainedModel) -> None:
     row = ids[0].to(torch.int32).cpu().numpy()
     batch = pad([TokenSequence(prompt_ids=row[:1], completion_ids=row[1:])]).to(model.device)
     difference = (completion_logps(model, batch)[0, 1:] - own_T).abs().max().item()
-    if not difference < 1e-3:
+    if not difference < probe_tolerance(model):
         raise UsageError(
             f"{type(model).__name__} changes its logits after its output head (log-probabilities differ by "
             f"{difference:.3g}, expected 0), which the learner does not support; choose another policy"

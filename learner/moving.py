@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from learner.config import LearnerConfig
-from learner.logps import score
+from learner.logps import CompletionLogps, score
 from learner.model import load_model
 from learner.pairs import TrainingPair
+from learner.ranks import Ranks
 from rollout.types import Logps
 
 
@@ -22,27 +22,31 @@ class MovingReference:
     Source: Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment" (arXiv:2404.09656).
     """
 
-    def __init__(self, model: PreTrainedModel, *, settings: LearnerConfig, compute_dtype: torch.dtype) -> None:
-        self.model = model.requires_grad_(False)
+    def __init__(
+        self,
+        logps_of: CompletionLogps,
+        tensors: Mapping[str, Tensor],
+        *,
+        settings: LearnerConfig,
+        compute_dtype: torch.dtype,
+    ) -> None:
+        self.model = logps_of
+        self.tensors: dict[str, Tensor] = dict(tensors)
         self.alpha, self.num_steps = settings.ema_alpha, settings.ema_steps
         self._compute_dtype, self._max_tokens = compute_dtype, settings.max_tokens_per_microbatch
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        return dict(self.model.named_parameters())
-
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up the weights that a run's state holds."""
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(tensors[name])
+        for name, own in self.tensors.items():
+            own.copy_(tensors[name])
 
     @torch.no_grad()
     def follow(self, parameters: Mapping[str, Tensor], *, step: int) -> None:
         """Move after optimizer step `step` of the run, if it is due."""
         if step % self.num_steps:
             return
-        for name, parameter in self.model.named_parameters():
-            parameter.lerp_(parameters[name].to(parameter.dtype), self.alpha)
+        for name, own in self.tensors.items():
+            own.lerp_(parameters[name].to(own.dtype), self.alpha)
 
     def rescored(self, pairs: Sequence[TrainingPair]) -> list[TrainingPair]:
         """The pairs with their log-probabilities under the reference as it is now."""
@@ -64,9 +68,17 @@ class MovingReference:
 
 
 def moving_reference(
-    settings: LearnerConfig, *, start: Path, device: torch.device, compute_dtype: torch.dtype
+    settings: LearnerConfig,
+    *,
+    start: Path,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    ranks: Ranks | None = None,
 ) -> MovingReference | None:
     """A reference that starts from the policy in the folder `start`; None where it stands still or none is needed."""
     if settings.reference != "ema" or not settings.needs_reference:
         return None
-    return MovingReference(load_model(start, device=device), settings=settings, compute_dtype=compute_dtype)
+    ranks = ranks or Ranks()
+    model = load_model(start, device=ranks.loads_on(device)).requires_grad_(False)
+    logps_of = CompletionLogps(model, ranks=ranks, compute_dtype=compute_dtype)
+    return MovingReference(logps_of, ranks.masters(model), settings=settings, compute_dtype=compute_dtype)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -14,13 +15,17 @@ from rollout.errors import UsageError
 from rollout.shards import hash_json
 from rollout.types import Logps, TokenIds, TokenSequence, TokenSignature
 
+# What the judge said where it preferred neither.
+_LEVEL = ("tie", "both_bad")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenPair:
     """Both sides of a preference as tokens; content_hash is that of its token ids.
 
     A side that is missing has no completion tokens. tied: the judge preferred neither. sampled_*_logp: the sum of the
-    side's log-probabilities under the policy that sampled it, as its engine gave them; 0 where it gave none.
+    side's log-probabilities under the policy that sampled it, as its engine gave them; 0 where it gave none. is_cut:
+    an answer lost its end.
     """
 
     pair_id: str
@@ -30,6 +35,7 @@ class TokenPair:
     tied: bool = False
     sampled_chosen_logp: float = 0.0
     sampled_rejected_logp: float = 0.0
+    is_cut: bool = False
 
     @property
     def length(self) -> int:
@@ -74,13 +80,20 @@ class Trainable:
 
 
 def trainable(
-    pairs: Iterable[PreferencePair], *, max_length: int | None, rows: Trainable | None = None
+    pairs: Iterable[PreferencePair],
+    *,
+    max_length: int | None,
+    rows: Trainable | None = None,
+    too_long: Literal["drop", "truncate"] = "drop",
 ) -> tuple[list[TokenPair], Mapping[str, int]]:
     """The rows that the chosen losses can learn from, and the number of the others by reason.
 
-    Reasons: pair_unpaired (a tie, or one side missing, unless `rows` takes them), pair_unsampled (it has no sampled
-    log-probabilities and `rows` needs them) and pair_too_long (either side with its prompt is longer than max_length;
-    never cut, because a cut answer is not the one that was judged).
+    Both bad is a tie to losses of ties, and two rows with a rejected side to those of one side (KTO). Reasons:
+    pair_unpaired (a tie, or one side missing, unless `rows` takes them), pair_unsampled (it has no sampled
+    log-probabilities and `rows` needs them), pair_too_long (either side with its prompt is longer than max_length) and
+    pair_equal_when_cut. A cut answer is not the one that was judged, so answers lose their end only where too_long is
+    truncate: to max_length tokens with the prompt, which stays whole, as TRL does; a pair whose prompt leaves no room
+    is too long all the same. No EOS is put in place of the one that is lost.
     """
     kept: list[TokenPair] = []
     rejected: Counter[str] = Counter()
@@ -90,20 +103,49 @@ def trainable(
         if reason is not None:
             rejected[reason] += 1
             continue
-        tokens = TokenPair(
-            pair_id=pair.pair_id,
-            content_hash=pair.content_hash,
-            chosen=_side(pair.prompt_ids, pair.chosen_ids),
-            rejected=_side(pair.prompt_ids, pair.rejected_ids),
-            tied=pair.outcome == "tie",
-            sampled_chosen_logp=_sum(pair.chosen_logps),
-            sampled_rejected_logp=_sum(pair.rejected_logps),
-        )
+        tokens = _tokens(pair)
         if max_length is not None and tokens.length > max_length:
-            rejected["pair_too_long"] += 1
-            continue
-        kept.append(tokens)
+            reason = "pair_too_long"
+            if too_long == "truncate" and len(pair.prompt_ids) < max_length:
+                tokens = _tokens(pair, max_length=max_length)
+                is_equal = np.array_equal(tokens.chosen.completion_ids, tokens.rejected.completion_ids)
+                reason = "pair_equal_when_cut" if is_equal else None
+            if reason is not None:
+                rejected[reason] += 1
+                continue
+        kept += _undesirable(tokens) if pair.outcome == "both_bad" and rows.one_sided else [tokens]
     return kept, dict(rejected)
+
+
+def _undesirable(pair: TokenPair) -> list[TokenPair]:
+    """Two rows with a rejected side each, of a pair that was judged bad on both."""
+    sides = (("a", pair.chosen, pair.sampled_chosen_logp), ("b", pair.rejected, pair.sampled_rejected_logp))
+    return [
+        TokenPair(
+            pair_id=f"{pair.pair_id}/{name}",
+            content_hash=hash_json([pair.content_hash, "undesirable", name]),
+            chosen=_side(side.prompt_ids, None),
+            rejected=side,
+            sampled_rejected_logp=sampled_logp,
+            is_cut=pair.is_cut,
+        )
+        for name, side, sampled_logp in sides
+    ]
+
+
+def _tokens(pair: PreferencePair, *, max_length: int | None = None) -> TokenPair:
+    """max_length: answers end there, prompt included; the content hash is then that of the cut pair."""
+    room = None if max_length is None else max_length - len(pair.prompt_ids)
+    return TokenPair(
+        pair_id=pair.pair_id,
+        content_hash=pair.content_hash if room is None else hash_json([pair.content_hash, "cut", max_length]),
+        chosen=_side(pair.prompt_ids, pair.chosen_ids, room),
+        rejected=_side(pair.prompt_ids, pair.rejected_ids, room),
+        tied=pair.outcome in _LEVEL,
+        sampled_chosen_logp=_sum(pair.chosen_logps, room),
+        sampled_rejected_logp=_sum(pair.rejected_logps, room),
+        is_cut=room is not None,
+    )
 
 
 def mismatched(pairs: Sequence[TokenPair], *, max_length: int | None) -> list[TokenPair | None]:
@@ -134,20 +176,22 @@ def _unusable(pair: PreferencePair, rows: Trainable) -> str | None:
     sides = [pair.chosen_ids, pair.rejected_ids]
     num_sides = sum(ids is not None for ids in sides)
     decided = pair.outcome == "chosen" and (num_sides == 2 or (rows.one_sided and num_sides == 1))
-    if not decided and not (rows.ties and pair.outcome == "tie" and num_sides == 2):
+    level = rows.ties and pair.outcome in _LEVEL and num_sides == 2
+    undesirable = rows.one_sided and pair.outcome == "both_bad" and num_sides == 2
+    if not (decided or level or undesirable):
         return "pair_unpaired"
     sampled = [pair.chosen_logps, pair.rejected_logps]
     missing = any(ids is not None and logps is None for ids, logps in zip(sides, sampled, strict=True))
     return "pair_unsampled" if rows.sampled and missing else None
 
 
-def _side(prompt_ids: TokenIds, completion_ids: TokenIds | None) -> TokenSequence:
-    ids = np.zeros(0, np.int32) if completion_ids is None else completion_ids
+def _side(prompt_ids: TokenIds, completion_ids: TokenIds | None, room: int | None = None) -> TokenSequence:
+    ids = np.zeros(0, np.int32) if completion_ids is None else completion_ids[:room]
     return TokenSequence(prompt_ids=prompt_ids, completion_ids=ids)
 
 
-def _sum(logps: Logps | None) -> float:
-    return 0.0 if logps is None else float(np.sum(logps, dtype=np.float64))
+def _sum(logps: Logps | None, room: int | None = None) -> float:
+    return 0.0 if logps is None else float(np.sum(logps[:room], dtype=np.float64))
 
 
 def check_signatures(shards: Sequence[PairShard], expected: TokenSignature | None = None) -> None:

@@ -24,13 +24,13 @@ from learner.dialogues import DialogueEncoder, EncodedPair, encode_comparisons
 from learner.errors import DivergedError
 from learner.logps import compute_in
 from learner.model import named_dtype
+from learner.optimizers import build_optimizer
 from learner.reward_config import RewardModelConfig
 from learner.reward_folder import as_learner, make_random, open_start, save_classifier
 from learner.reward_report import HeldOut, measure_held_out
 from learner.reward_rows import load_comparisons
 from learner.sft import plan, rate_share
-from learner.state import sync_files
-from learner.trainer import build_optimizer
+from learner.state_writing import sync_files
 from learner.types import StepMetrics
 from rollout.errors import UsageError
 from rollout.shards import hash_policy, publish, temporary_beside, write_json

@@ -4,21 +4,21 @@ A state is an immutable folder, written whole and hash-checked on read. The stat
 learner/{v - 1:04d}; the base policy has none. Learning goes on from it, never from a published policy.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from learner.adaptive import ObjectiveState
+from learner.optimizers import fill_moments
+from learner.ranks import Ranks, Rows, whole_rows
+from learner.slices import Held, SlicedTensors, slice_file
 from rollout.errors import IntegrityError
-from rollout.shards import SCHEMA_VERSION, hash_file, publish, read_json, temporary_beside, write_json
+from rollout.shards import SCHEMA_VERSION, hash_file, hash_json, read_json
 
 MASTERS, MOMENTS, RANDOM = "masters.safetensors", "moments.safetensors", "random.safetensors"
 REFERENCE = "reference.safetensors"
@@ -26,15 +26,41 @@ Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterShape:
+    """What an adapter's matrices belong to. targets: last parts of the names of layers; quantize: of the base."""
+
+    base_sha256: str
+    rank: int
+    alpha: int
+    targets: tuple[str, ...]
+    quantize: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateManifest:
     """version: the policy that the state belongs to; num_steps: optimizer steps of the run so far; objective: what
-    the objective remembers. A state has reference.safetensors only where the reference follows the policy."""
+    the objective remembers. A state has reference.safetensors only where the reference follows the policy.
+
+    num_ranks: those that wrote it, with a random state each. slices: where several hold a model together, the rows
+    [start, stop) of each parameter that stand in the masters, moments and reference of each. adapter: where only an
+    adapter is trained, all tensors are its own, and this says of what; None: all weights.
+    """
 
     version: int
     num_steps: int
     sha256: Mapping[str, str]
     objective: ObjectiveState = field(default_factory=ObjectiveState)
+    num_ranks: int = 1
+    slices: tuple[Held, ...] = ()
+    adapter: AdapterShape | None = None
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def masters_sha256(self) -> str:
+        """What tells these masters from others."""
+        num = max(1, len(self.slices))
+        found = [self.sha256[slice_file(MASTERS, i, num)] for i in range(num)]
+        return found[0] if num == 1 else hash_json(found)
 
 
 def state_folder(run_dir: Path, version: int) -> Path | None:
@@ -42,90 +68,121 @@ def state_folder(run_dir: Path, version: int) -> Path | None:
     return run_dir / "learner" / f"{version - 1:04d}" if version > 0 else None
 
 
-def save_state(
+def load_state(
     folder: Path,
     *,
     version: int,
-    num_steps: int,
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: Optimizer,
-    random_states: Tensors,
-    objective: ObjectiveState,
-    reference: Tensors | None = None,
-) -> None:
-    """Write a state atomically; equal states are equal bytes."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    moments = {
-        f"{name}/{key}": value
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-    masters = {name: parameter.detach() for name, parameter in parameters.items()}
-    contents: dict[str, Tensors] = {MASTERS: masters, MOMENTS: moments, RANDOM: random_states}
-    if reference is not None:
-        contents[REFERENCE] = reference
-    for file, tensors in contents.items():
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary / file)
-    hashes = {file: hash_file(temporary / file) for file in contents}
-    manifest = StateManifest(version=version, num_steps=num_steps, sha256=hashes, objective=objective)
-    write_json(temporary / "state.json", manifest, StateManifest)
-    sync_files(temporary)
-    publish(temporary, folder)
-
-
-def load_state(
-    folder: Path, *, version: int, parameters: Mapping[str, torch.nn.Parameter], optimizer: Optimizer
+    rows: Mapping[str, Rows] | None = None,
+    ranks: Ranks | None = None,
+    adapter: AdapterShape | None = None,
 ) -> tuple[StateManifest, Tensors]:
     """Fill parameters and optimizer with a saved state; its manifest and random states.
 
-    Raises IntegrityError, naming the file, where the state is missing, altered, or that of another model.
+    rows: those of each parameter that this rank has and therefore reads, by default all; as many ranks as one likes
+    may have written them. Raises IntegrityError, naming the file, where the state is missing, altered, or that of
+    another model or adapter.
     """
-    manifest = read_state_manifest(folder, version=version)
-    masters, moments, random_states = (load_file(folder / file) for file in (MASTERS, MOMENTS, RANDOM))
-    shapes = {name: tuple(tensor.shape) for name, tensor in masters.items()}
-    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    ranks = ranks or Ranks()
+    manifest = read_state_manifest(folder, version=version, ranks=ranks)
+    _refuse_other_adapter(folder, manifest.adapter, adapter)
+    rows = rows or {name: whole_rows(parameter) for name, parameter in parameters.items()}
+    with SlicedTensors(folder, MASTERS, manifest.slices) as masters, torch.no_grad():
+        _check_model(masters.shapes(), parameters, rows, path=folder / MASTERS)
+        for name, parameter in parameters.items():
+            parameter.copy_(masters.read(name, rows[name]))
+    optimizer.state.clear()
+    of_parameter: dict[str, dict[str, Tensor]] = {}
+    with SlicedTensors(folder, MOMENTS, manifest.slices) as moments:
+        for place in moments.names:
+            name, key = place.rsplit("/", maxsplit=1)
+            of_parameter.setdefault(name, {})[key] = moments.read(place, rows[name])
+    for name, found in of_parameter.items():
+        fill_moments(optimizer, parameters[name], found)
+    own = ranks.rank if manifest.num_ranks == ranks.num_ranks else 0
+    return manifest, load_file(folder / slice_file(RANDOM, own, manifest.num_ranks))
+
+
+def _check_model(
+    shapes: Mapping[str, tuple[int, ...]],
+    parameters: Mapping[str, torch.nn.Parameter],
+    rows: Mapping[str, Rows],
+    *,
+    path: Path,
+) -> None:
+    expected = {
+        name: (rows[name].num, *parameter.shape[1:]) if parameter.ndim else () for name, parameter in parameters.items()
+    }
     if shapes != expected:
         wrong = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
-        raise IntegrityError(f"{folder / MASTERS} is the state of another model: they differ in parameter {wrong}")
-    optimizer.state.clear()
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(masters[name])
-    for place, tensor in moments.items():
-        name, key = place.rsplit("/", maxsplit=1)
-        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
-    return manifest, random_states
+        raise IntegrityError(f"{path} is the state of another model: they differ in parameter {wrong}")
 
 
-def read_state_manifest(folder: Path, *, version: int) -> StateManifest:
-    """The manifest of a state whose files have all been checked against it. Raises IntegrityError."""
-    manifest = read_json(folder / "state.json", StateManifest)
+def _refuse_other_adapter(folder: Path, saved: AdapterShape | None, expected: AdapterShape | None) -> None:
+    if saved == expected:
+        return
+    kinds = ["all weights" if shape is None else "a LoRA adapter" for shape in (saved, expected)]
+    if saved is not None and expected is not None:
+        first = next(one.name for one in fields(saved) if getattr(saved, one.name) != getattr(expected, one.name))
+        kinds = [f"a LoRA adapter with {first} {getattr(shape, first)}" for shape in (saved, expected)]
+    raise IntegrityError(
+        f"{folder} is the learner's state of {kinds[0]}, expected one of {kinds[1]}; go on with the base and "
+        "learner.lora that it was made with, or start a run from a published policy"
+    )
+
+
+def read_state_manifest(folder: Path, *, version: int, ranks: Ranks | None = None) -> StateManifest:
+    """The manifest of a state whose files have all been checked against it, by the ranks in turn.
+
+    Raises IntegrityError on all of them.
+    """
+    ranks = ranks or Ranks()
+    manifest = ranks.from_first(lambda: read_json(folder / "state.json", StateManifest))
     if manifest.version != version:
         raise IntegrityError(f"{folder} is the state of policy {manifest.version}, expected {version}")
-    for file in sorted({MASTERS, MOMENTS, RANDOM, *manifest.sha256}):
-        path = folder / file
-        found = hash_file(path) if path.exists() else "nothing"
-        if found != manifest.sha256.get(file):
-            raise IntegrityError(
-                f"{path} was truncated, altered or removed: sha256 {found[:12]}, expected "
-                f"{manifest.sha256.get(file, 'nothing')[:12]}; restore it, or fork the run from an earlier round"
-            )
+    num_shards = max(1, len(manifest.slices))
+    expected = {slice_file(kind, i, num_shards) for kind in (MASTERS, MOMENTS) for i in range(num_shards)}
+    expected |= {slice_file(RANDOM, i, manifest.num_ranks) for i in range(manifest.num_ranks)}
+    files = sorted({*expected, *manifest.sha256})
+    wrong = [_difference(folder / file, manifest.sha256.get(file)) for file in files[ranks.rank :: ranks.num_ranks]]
+    for message in (message for found in ranks.gather(wrong) for message in found if message is not None):
+        raise IntegrityError(message)
     return manifest
 
 
-def saved_reference(folder: Path, manifest: StateManifest) -> Tensors | None:
-    """The weights of a reference that followed the policy, or None where the state has none."""
-    return load_file(folder / REFERENCE) if REFERENCE in manifest.sha256 else None
+def _difference(path: Path, sha256: str | None) -> str | None:
+    found = hash_file(path) if path.exists() else "nothing"
+    if found == sha256:
+        return None
+    return (
+        f"{path} was truncated, altered or removed: sha256 {found[:12]}, expected "
+        f"{(sha256 or 'nothing')[:12]}; restore it, or fork the run from an earlier round"
+    )
 
 
-def saved_master(folder: Path, name: str) -> Tensor:
-    """One parameter of a saved state, float32, without reading the others."""
-    with safe_open(folder / MASTERS, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
+def adapter_state(folder: Path, *, version: int) -> AdapterShape | None:
+    """The adapter whose matrices a state holds; None where it holds all weights or is not there."""
+    return read_state_manifest(folder, version=version).adapter if (folder / "state.json").exists() else None
+
+
+def saved_reference(folder: Path, manifest: StateManifest, rows: Mapping[str, Rows] | None = None) -> Tensors | None:
+    """The weights of a reference that followed the policy (these rows of them), or None where the state has none."""
+    if slice_file(REFERENCE, 0, max(1, len(manifest.slices))) not in manifest.sha256:
+        return None
+    with SlicedTensors(folder, REFERENCE, manifest.slices) as reference:
+        return {name: reference.read(name, rows[name] if rows else None) for name in reference.names}
+
+
+def saved_masters(folder: Path) -> Tensors:
+    """All parameters of a saved state, float32."""
+    with open_masters(folder) as masters:
+        return {name: masters.read(name) for name in masters.names}
+
+
+def open_masters(folder: Path) -> SlicedTensors:
+    """The masters of a state, to be read one by one."""
+    return SlicedTensors(folder, MASTERS, read_json(folder / "state.json", StateManifest).slices)
 
 
 def random_states() -> dict[str, Tensor]:
@@ -143,11 +200,3 @@ def set_random_states(states: Tensors) -> None:
     for i in range(num_devices):
         if f"cuda:{i}" in states:
             torch.cuda.set_rng_state(states[f"cuda:{i}"], i)
-
-
-def sync_files(folder: Path) -> None:
-    """Flush every file of a folder to disk."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())

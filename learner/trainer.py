@@ -12,20 +12,25 @@ from transformers import PreTrainedModel
 
 from learner.adaptive import ObjectiveState, advanced, batch_beta, kept_weights
 from learner.batches import num_tokens
+from learner.blocks import apply_to_blocks
 from learner.config import LearnerConfig
 from learner.errors import DivergedError
 from learner.logps import CompletionLogps, compute_in, score
+from learner.lora import Adapter
 from learner.loss import BatchTerms, rewards, total_loss
 from learner.losses.pair_logps import PairLogps, pair_logps
-from learner.metrics import PassOutput, measure, token_kl_sums
+from learner.metrics import PassOutput, gathered, measure, token_kl_sums
 from learner.moving import MovingReference
+from learner.optimizers import build_optimizer
 from learner.pairs import TrainingPair
 from learner.postmortem import write_batch
+from learner.ranks import Ranks
 from learner.whole_batch import Loss, backward_whole_batch
 
 
 class Trainer:
-    """fp32 masters, AdamW, the number of steps they have made together, and what the objective remembers of them."""
+    """fp32 masters of what is trained (all weights, or those of `adapter`), AdamW, the number of steps they have made
+    together, and what the objective remembers of them."""
 
     def __init__(
         self,
@@ -35,16 +40,23 @@ class Trainer:
         compute_dtype: torch.dtype,
         clock: Callable[[], float],
         moving: MovingReference | None = None,
+        ranks: Ranks | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         self.model = model
+        self.ranks = ranks or Ranks()
         self.settings = settings
         self.compute_dtype = compute_dtype
         self.clock = clock
         self.num_steps = 0
         self.moving = moving
+        self.adapter = adapter
         self.objective = ObjectiveState()
-        self.completion_logps = CompletionLogps(model)
-        self.parameters: Mapping[str, torch.nn.Parameter] = dict(model.named_parameters())
+        self.completion_logps = CompletionLogps(model, ranks=self.ranks, compute_dtype=compute_dtype)
+        apply_to_blocks(model, settings)
+        masters, rows = self.ranks.masters(model), self.ranks.rows(model)
+        self.parameters = {name: parameter for name, parameter in masters.items() if parameter.requires_grad}
+        self.rows = {name: rows[name] for name in self.parameters}
         self.optimizer = build_optimizer(list(self.parameters.values()), settings)
 
     def step(self, pairs: Sequence[TrainingPair], *, learning_rate: float, postmortem: Path) -> dict[str, float]:
@@ -57,17 +69,19 @@ class Trainer:
         settings = self.settings
         if self.moving is not None:
             pairs = self.moving.rescored(pairs)
-        cuts = self.completion_logps.cut([row.sides for row in pairs], max_tokens=settings.max_tokens_per_microbatch)
-        self.optimizer.zero_grad(set_to_none=True)
+        passes = self.completion_logps.passes(
+            [row.sides for row in pairs], max_tokens=settings.max_tokens_per_microbatch
+        )
+        self._forget_gradients()
         terms = self._terms(pairs)
-        outputs = self._backward([[pairs[i] for i in cut] for cut in cuts], terms)
+        outputs = self._backward(pairs, passes, terms)
 
         values = measure(outputs, beta=terms.beta)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm)
-        values["grad_norm"] = float(norm)
+        values["grad_norm"] = self._clip()
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-            self.optimizer.zero_grad(set_to_none=True)
-            write_batch(postmortem, [pairs[i] for cut in cuts for i in cut], outputs)
+            self._forget_gradients()
+            learnt = [pairs[i] for own in passes for cut in own for i in cut]
+            self.ranks.from_first(lambda: write_batch(postmortem, learnt, outputs))
             raise DivergedError(
                 f"step {self.num_steps + 1} has loss {values['loss']} and gradient norm {values['grad_norm']}, "
                 f"expected finite numbers; the optimizer did not move and the batch is at {postmortem}: look for log-"
@@ -103,7 +117,7 @@ class Trainer:
         sides = [side for row in mismatched for side in row.sides]
         references = [logps for row in mismatched for logps in (row.ref_chosen_logps, row.ref_rejected_logps)]
         max_tokens = self.settings.max_tokens_per_microbatch
-        policies = score(self.model, sides, compute_dtype=self.compute_dtype, max_tokens=max_tokens)
+        policies = score(self.completion_logps, sides, compute_dtype=self.compute_dtype, max_tokens=max_tokens)
         ratios = [
             float(np.sum(ours, dtype=np.float64) - np.sum(theirs, dtype=np.float64))
             for ours, theirs in zip(policies, references, strict=True)
@@ -111,20 +125,53 @@ class Trainer:
         ]
         return max(0.0, math.fsum(ratios) / len(ratios)) if ratios else 0.0
 
-    def _backward(self, passes: Sequence[Sequence[TrainingPair]], terms: BatchTerms) -> list[PassOutput]:
+    def _backward(
+        self, pairs: Sequence[TrainingPair], passes: Sequence[Sequence[Sequence[int]]], terms: BatchTerms
+    ) -> list[PassOutput]:
+        """Leave the batch's gradient with the masters; what every rank's passes gave, in the order of the ranks."""
         if self.settings.whole_batch:
-            return backward_whole_batch(passes, self.forward, lambda logps: self._batch_loss(logps, terms))
-        num_pairs = sum(len(rows) for rows in passes)
-        outputs = []
-        for rows in passes:
-            output = self.forward(rows, lambda logps: total_loss(logps, self.settings, terms))
-            # Divided by the pairs of the whole batch: the split into passes changes nothing.
-            (output.loss_B.sum() / num_pairs).backward()  # type: ignore[no-untyped-call]
-            outputs.append(output)
+            order = [i for own in passes for cut in own for i in cut]
+            outputs = backward_whole_batch(
+                [[pairs[i] for i in cut] for cut in passes[self.ranks.rank]],
+                self.forward,
+                lambda logps: self._batch_loss(logps, terms, order),
+                join=self._join,
+                ranks=self.ranks,
+            )
+        else:
+            outputs = []
+            for cut in passes[self.ranks.rank]:
+                if not cut:
+                    self._join().backward()  # type: ignore[no-untyped-call]
+                    continue
+                output = self.forward([pairs[i] for i in cut], lambda logps: total_loss(logps, self.settings, terms))
+                # Divided by the pairs of the whole batch: the split into passes and ranks changes nothing.
+                (output.loss_B.sum() / len(pairs)).backward()  # type: ignore[no-untyped-call]
+                outputs.append(output)
+            outputs = gathered(outputs, self.ranks)
+        self.ranks.collect_gradients(self.model, self.parameters)
         return outputs
 
-    def _batch_loss(self, logps: PairLogps, terms: BatchTerms) -> Tensor:
-        """The objective over a whole batch, with beta-DPO's beta and filter where they are on."""
+    def _join(self) -> Tensor:
+        with compute_in(self.compute_dtype, self.model.device):
+            return self.completion_logps.join()
+
+    def _forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)  # where ranks are many, the masters are not the model's own parameters
+
+    def _clip(self) -> float:
+        """Clip the gradient to max_grad_norm; the norm that it had."""
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = self.ranks.norm(torch.nn.utils.get_total_norm(gradients))
+        torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.max_grad_norm, norm)
+        return float(norm)
+
+    def _batch_loss(self, logps: PairLogps, terms: BatchTerms, order: Sequence[int]) -> Tensor:
+        """The objective over a whole batch, with beta-DPO's beta and filter where they are on.
+
+        order[k]: the pair of the batch that stands in row k.
+        """
         settings = self.settings
         if not settings.beta_dpo_alpha:
             return total_loss(logps, settings, terms)
@@ -133,7 +180,9 @@ class Trainer:
         beta = batch_beta(float(margin_B.mean()), beta=terms.beta, settings=settings, state=self.objective)
         loss_B = total_loss(logps, settings, replace(terms, beta=beta))
         if settings.beta_dpo_keep < 1:
-            loss_B = loss_B * kept_weights(margin_B, settings=settings, state=self.objective)
+            # Drawn for the pairs in the batch's own order, so that the split into passes and ranks changes nothing.
+            weights_B = kept_weights(margin_B[np.argsort(order)], settings=settings, state=self.objective)
+            loss_B = loss_B * weights_B[list(order)]
         return loss_B
 
     def _adapted(self, values: Mapping[str, float], terms: BatchTerms, *, num_pairs: int) -> dict[str, float]:
@@ -168,21 +217,6 @@ class Trainer:
         return PassOutput(
             logps=logps, loss_B=loss_B, sum_k1=sum_k1, sum_k3=sum_k3, num_completion_tokens=num_completion_tokens
         )
-
-
-def build_optimizer(parameters: Sequence[torch.nn.Parameter], settings: LearnerConfig) -> torch.optim.AdamW:
-    """AdamW in which norms and biases do not decay."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=settings.learning_rate,
-        betas=settings.adam_betas,
-        eps=settings.adam_epsilon,
-        fused=True,
-    )
 
 
 def _placed(logps: Sequence[np.ndarray], mask_BT: Tensor, *, like: Tensor) -> Tensor:

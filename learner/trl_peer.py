@@ -1,6 +1,6 @@
 """Our training step beside that of TRL's DPOTrainer: same checkpoint, same token ids, step about, as JSON.
 
-    python -m learner.trl_peer REQUEST      REQUEST: {"side": "both|ours|trl", "dtype", "loss", "shape": {...}}
+    python -m learner.trl_peer REQUEST      REQUEST: [{"side": "both|ours|trl", "dtype", "loss", "shape": {...}}, ...]
 
 TRL tokenises text by itself; here its `_prepare_dataset` is passed over and it gets our token columns as they are,
 unshuffled. Both sides compute the reference's log-probabilities once for each pair, within the time that is taken.
@@ -24,6 +24,7 @@ from learner.bench_model import Shape, gemm_flops_per_s, make_checkpoint, make_p
 from learner.config import LearnerConfig
 from learner.logps import score
 from learner.model import choose_compute_dtype, load_model
+from learner.packing import pack
 from learner.pairs import TokenPair, TrainingPair
 from learner.trainer import Trainer
 
@@ -34,9 +35,9 @@ _CPU = torch.device("cpu")
 class Ours:
     """The reference is scored first and let go again: one model is resident."""
 
-    def __init__(self, folder: Path, *, dtype: str, loss: str) -> None:
+    def __init__(self, folder: Path, *, dtype: str, loss: str, **settings: Any) -> None:
         self.settings = LearnerConfig.model_validate(
-            {"learning_rate": _LEARNING_RATE, "loss": loss, "device": "cpu", "compute_dtype": dtype}
+            {"learning_rate": _LEARNING_RATE, "loss": loss, "device": "cpu", "compute_dtype": dtype, **settings}
         )
         self.compute_dtype = choose_compute_dtype(self.settings, _CPU)
         self.reference: Any = load_model(folder, device=_CPU).requires_grad_(False)
@@ -151,7 +152,19 @@ def step_about(folder: Path, shape: Shape, *, dtype: str, loss: str) -> dict[str
     }
 
 
-def peak_bytes(folder: Path, shape: Shape, *, side: str, dtype: str, loss: str) -> dict[str, Any]:
+def our_steps(folder: Path, shape: Shape, *, dtype: str, loss: str, **settings: Any) -> dict[str, Any]:
+    """Seconds of each of our own steps, reference and all, and the tokens that it computed, shared prompts once."""
+    ours, seconds, tokens = Ours(folder, dtype=dtype, loss=loss, **settings), [], []
+    for pairs in make_pairs(shape):
+        started = time.perf_counter()
+        ours.learn(ours.scored(pairs))
+        seconds.append(time.perf_counter() - started)
+        sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+        tokens.append(len(pack(sides, device=_CPU).input_ids_N))
+    return {"seconds": seconds, "num_tokens": tokens}
+
+
+def peak_bytes(folder: Path, shape: Shape, *, side: str, dtype: str, loss: str, **settings: Any) -> dict[str, Any]:
     """The process's peak during a step that is not the first, above what models, gradients and moments occupy.
 
     Resident memory after the imports is taken off too. The reference's weights are taken off where they are held.
@@ -160,7 +173,7 @@ def peak_bytes(folder: Path, shape: Shape, *, side: str, dtype: str, loss: str) 
     trainer: Any = None
     if side == "ours":
         before = process.memory_info().rss
-        ours = Ours(folder, dtype=dtype, loss=loss)
+        ours = Ours(folder, dtype=dtype, loss=loss, **settings)
         rows = [ours.scored(pairs) for pairs in make_pairs(shape)]
         ours.reference = None
         held = 16 * sum(parameter.numel() for parameter in ours.trainer.parameters.values())
@@ -199,19 +212,22 @@ def _watched(process: psutil.Process, *, every_s: float = 0.005) -> Iterator[lis
 
 
 def main() -> None:
-    """Answer the request in the first argument with one line of JSON on standard output."""
-    request = json.loads(sys.argv[1])
+    """Answer the requests in the first argument with one line of JSON on standard output: a list, in their order."""
+    requests = json.loads(sys.argv[1])
     answer_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no part of the answer
-    shape, side = Shape(**request["shape"]), request["side"]
-    settings = {"dtype": request["dtype"], "loss": request["loss"]}
+    print(json.dumps([_answer(**request) for request in requests]), file=answer_to, flush=True)
+
+
+def _answer(*, side: str, dtype: str, loss: str, shape: dict[str, Any], **settings: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        folder = make_checkpoint(Path(name), shape)
+        found = Shape(**shape)
+        folder = make_checkpoint(Path(name), found)
         if side == "both":
-            found = step_about(folder, shape, **settings)
-        else:
-            found = peak_bytes(folder, shape, side=side, **settings)
-    print(json.dumps(found), file=answer_to, flush=True)
+            return step_about(folder, found, dtype=dtype, loss=loss)
+        if side == "steps":
+            return our_steps(folder, found, dtype=dtype, loss=loss, **settings)
+        return peak_bytes(folder, found, side=side, dtype=dtype, loss=loss, **settings)
 
 
 if __name__ == "__main__":

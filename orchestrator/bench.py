@@ -16,10 +16,13 @@ _NUM_RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One figure. ratio is ours over the peer's, the median of alternating pairs of runs, with its 95% interval."""
+    """One figure. ratio is ours over the peer's, the median of alternating pairs of runs, with its 95% interval.
+
+    value is None where this machine cannot measure it; the name then says why.
+    """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     better: Literal["higher", "lower"]
     peer: str | None = None
@@ -74,5 +77,6 @@ def page(found: dict[str, Any]) -> Table:
         peer = f"{row['peer_value']:,.4g} ({row['peer']})" if row["peer"] else ""
         ratio = f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]" if row["ratio"] else ""
         asked = "" if row["floor"] is None else f"{row['floor']:g}"
-        table.add_row(row["name"], f"{row['value']:,.4g} {row['unit']}", peer, ratio, asked)
+        ours = "unmeasured" if row["value"] is None else f"{row['value']:,.4g} {row['unit']}"
+        table.add_row(row["name"], ours, peer, ratio, asked)
     return table

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -69,6 +69,28 @@ def status(run_dir: Run, as_json: Json = False) -> None:
     from orchestrator.status import status_page
 
     print_json(read_status(run_dir)) if as_json else standard_output().print(status_page(run_dir))
+
+
+@app.command()
+def top(run_dir: Run, once: Annotated[bool, typer.Option("--once", help="Print one page and leave.")] = False) -> None:
+    """Watch a run: stage, speed, learning and rounds, drawn again every second until it ends."""
+    from orchestrator.telemetry.top import watch
+
+    watch(run_dir, standard_output(), once=once)
+
+
+@app.command()
+def timeline(
+    run_dir: Run,
+    round_id: Annotated[int, typer.Option("--round", help="Number of the round.")],
+    out: Annotated[Path, typer.Option(help="A new file, for instance round.json.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """What overlapped and what idled in a round, as a Chrome trace (ui.perfetto.dev opens it)."""
+    from orchestrator.telemetry.timeline import timeline_page, write_timeline
+
+    found = write_timeline(run_dir, round_id, out)
+    print_json(found) if as_json else standard_output().print(timeline_page(found))
 
 
 @app.command()
@@ -177,11 +199,19 @@ def bench_rollout(as_json: Json = False) -> None:
 
 
 @bench_app.command("learner")
-def bench_learner(as_json: Json = False) -> None:
+def bench_learner(
+    as_json: Json = False,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="cuda: only the share of a GPU's peak.")] = "cpu",
+    shape: Annotated[Literal["1b", "8b", "both"], typer.Option(help="Llama of --device cuda.")] = "both",
+    plots: Annotated[Path | None, typer.Option(help="Measure length and vocabulary, too; pictures go here.")] = None,
+) -> None:
     """Pairs a second, step over floor, memory and losses of the learner, beside TRL's DPOTrainer."""
     from orchestrator.bench_learner import bench_learner as measure
+    from orchestrator.bench_learner import bench_learner_gpu
+    from orchestrator.bench_learner_plots import with_plots
 
-    _print_bench(measure(), as_json)
+    found = bench_learner_gpu(("1b", "8b") if shape == "both" else (shape,)) if device == "cuda" else measure()
+    _print_bench(found if plots is None else with_plots(found, plots), as_json)
 
 
 @bench_app.command("judge")

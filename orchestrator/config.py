@@ -12,6 +12,7 @@ from judge.config import AnyBackend, JudgeConfig, people_of
 from learner.base_config import ScratchConfig, SftConfig
 from learner.config import LearnerConfig
 from orchestrator.scoreboard.config import AlarmConfig, GateConfig
+from orchestrator.telemetry.config import TrackingConfig
 from orchestrator.types import Baseline
 from rollout.config import PromptsConfig, RolloutConfig
 from rollout.errors import UsageError
@@ -77,6 +78,9 @@ class ClusterConfig(Settings):
     num_cpus: int | None = setting(None, change="operational", doc="logical CPUs of a local Ray", ge=1)
     object_store_mib: int = setting(128, change="operational", doc="object store of a local Ray", ge=80)
     dashboard: bool = setting(False, change="operational", doc="start the dashboard of a local Ray")
+    metrics: bool | None = setting(
+        None, change="operational", doc="Prometheus metrics through Ray; none: on a cluster or with the dashboard"
+    )
 
 
 class RunConfig(Settings):
@@ -84,7 +88,12 @@ class RunConfig(Settings):
 
     seed: int = setting(17, change="identity", doc="seed of prompt order, sampling keys and learning", ge=0)
     num_rounds: int = setting(3, change="operational", doc="rounds in all; may grow on resume", ge=1)
-    max_policy_lag: int = setting(0, change="per_round", doc="round r is sampled by the policy of round r - lag", ge=0)
+    max_policy_lag: int = setting(
+        0,
+        change="per_round",
+        doc="round r is sampled by the policy of round r - lag; from 1 on it is made while round r - 1 is learnt",
+        ge=0,
+    )
     policy: PolicyConfig = setting(change="identity", doc="the base policy")
     prompts: PromptsConfig = setting(change="per_round", doc="training prompts")
     rollout: RolloutConfig = setting(RolloutConfig(), change="per_round", doc="generation")
@@ -93,6 +102,27 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = setting(EvaluationConfig(), change="per_round", doc="measuring")
     probe: ProbeConfig = setting(ProbeConfig(), change="operational", doc="engine against learner")
     cluster: ClusterConfig = setting(ClusterConfig(), change="operational", doc="Ray")
+    tracking: TrackingConfig = setting(TrackingConfig(), change="operational", doc="experiment trackers")
+    logging: Literal["text", "json"] = setting(
+        "text", change="operational", doc="json: one object a line on standard error, in place of tables and bars"
+    )
+
+    @property
+    def engines(self) -> RolloutConfig:
+        """What engines are made with: `rollout`, with room for the adapters that the learner publishes."""
+        lora = self.learner.lora
+        if lora is None or lora.publish != "adapter" or self.rollout.max_lora_rank is not None:
+            return self.rollout
+        return self.rollout.model_copy(update={"max_lora_rank": lora.rank})
+
+    @model_validator(mode="after")
+    def _engines_have_room_for_adapters(self) -> "RunConfig":
+        rank = self.engines.max_lora_rank
+        if self.learner.lora is not None and rank is not None and self.learner.lora.rank > rank:
+            raise ValueError(
+                f"rollout.max_lora_rank is {rank}, but learner.lora.rank {self.learner.lora.rank}; leave the first out"
+            )
+        return self
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:

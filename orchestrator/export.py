@@ -9,7 +9,15 @@ import pyarrow.compute as pc
 from judge.shards import PAIR_SCHEMA
 from orchestrator.journal import Journal
 from rollout.errors import UsageError
-from rollout.shards import hash_policy, read_shard, write_shard
+from rollout.shards import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    adapter_base,
+    base_folder,
+    hash_policy,
+    read_shard,
+    write_shard,
+)
 
 
 def export_round(journal: Journal, round_id: int, out: Path) -> dict[str, object]:
@@ -27,9 +35,7 @@ def export_round(journal: Journal, round_id: int, out: Path) -> dict[str, object
     policy = record.update.policy_out
     root = journal.run.root
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(root / policy.path, out / "policy", symlinks=False)
-    if hash_policy(out / "policy") != policy.sha256:
-        raise UsageError(f"{root / policy.path} was altered: its sha256 is not the one in the journal")
+    _copy_policy(root / policy.path, out / "policy", sha256=policy.sha256)
     (out / "pairs").mkdir()
     for shard in record.shards or ():
         pairs = read_shard(root / shard.path, shard.sha256, PAIR_SCHEMA)
@@ -44,3 +50,15 @@ def export_round(journal: Journal, round_id: int, out: Path) -> dict[str, object
     }
     (out / "rondo.json").write_text(json.dumps(card, indent=2) + "\n")
     return {**card, "out": str(out)}
+
+
+def _copy_policy(source: Path, target: Path, *, sha256: str) -> None:
+    """An adapter is laid into a copy of its base: transformers then loads both, and peft either."""
+    base = adapter_base(source)
+    for folder, expected in [(base_folder(source), base.sha256 if base else sha256), (source, sha256)]:
+        if hash_policy(folder) != expected:
+            raise UsageError(f"{folder} was altered: its sha256 is not the one in the journal")
+    shutil.copytree(base_folder(source), target, symlinks=False)
+    if base is not None:
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            shutil.copyfile(source / name, target / name)

@@ -9,13 +9,16 @@ from judge.types import PairShard
 from orchestrator.rundir import RunDir
 from orchestrator.types import RoundRecord
 from rollout.errors import IntegrityError
-from rollout.shards import hash_json, read_json, write_json
+from rollout.shards import hash_file, hash_json, read_json, write_json
 from rollout.types import PolicyRef, Prompt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawnPrompts:
+    """The prompts of one round, out of the set with this hash."""
+
     prompt_ids: tuple[str, ...]
+    prompt_set: str
 
 
 class Journal:
@@ -26,7 +29,7 @@ class Journal:
         self.base_policy = base_policy
 
     def open(self, round_id: int, *, policy_in: PolicyRef, prompts: tuple[Prompt, ...]) -> RoundRecord:
-        """The record of this round, made now unless it exists. The prompts to draw are settled here, once."""
+        """The record of this round, made now unless it exists."""
         path = self._path(round_id)
         if path.exists():
             record = read_json(path, RoundRecord)
@@ -36,20 +39,34 @@ class Journal:
                     f"hands on v{policy_in.version}; restore the file, or fork the run from round {round_id - 1}"
                 )
             return record
-        config = self.run.config_at(round_id)
-        ids = self.run.draw(round_id, prompts, [self.drawn(earlier) for earlier in range(round_id)])
-        drawn_sha256 = write_json(path.with_name("drawn.json"), DrawnPrompts(prompt_ids=ids), DrawnPrompts)
-        sampled_in = round_id - min(round_id, config.max_policy_lag)
+        drawn = self.draw(round_id, prompts)
         record = RoundRecord(
             round_id=round_id,
             settings=self.run.settings_hash(round_id),
-            prompt_set=hash_json(sorted(prompt.prompt_id for prompt in prompts)),
-            drawn_sha256=drawn_sha256,
-            num_prompts=len(ids),
-            policy_sampled=policy_in if sampled_in == round_id else self.record(sampled_in).policy_in,
+            prompt_set=drawn.prompt_set,
+            drawn_sha256=hash_file(self._drawn_path(round_id)),
+            num_prompts=len(drawn.prompt_ids),
+            policy_sampled=self.policy_sampled(round_id) or policy_in,
             policy_in=policy_in,
         )
         return self.commit(record)
+
+    def draw(self, round_id: int, prompts: tuple[Prompt, ...]) -> DrawnPrompts:
+        """Settle which prompts a round has, once; from then on its settings stand, too."""
+        path = self._drawn_path(round_id)
+        if not path.exists():
+            ids = self.run.draw(round_id, prompts, [self.drawn(earlier) for earlier in range(round_id)])
+            known = hash_json(sorted(prompt.prompt_id for prompt in prompts))
+            write_json(path, DrawnPrompts(prompt_ids=ids, prompt_set=known), DrawnPrompts)
+        return read_json(path, DrawnPrompts)
+
+    def policy_sampled(self, round_id: int) -> PolicyRef | None:
+        """Who answers this round's prompts: the policy that the round `max_policy_lag` earlier began with.
+
+        None where that is the round itself, which has to be opened first.
+        """
+        sampled_in = max(0, round_id - self.run.config_at(round_id).max_policy_lag)
+        return None if sampled_in == round_id else self.record(sampled_in).policy_in
 
     def commit(self, record: RoundRecord, **changes: Any) -> RoundRecord:
         """Write the record with these fields set; once this returns, the stage is done for good."""
@@ -79,8 +96,11 @@ class Journal:
         return [read_json(path, RoundRecord) for path in sorted(self.run.root.glob("rounds/*/record.json"))]
 
     def drawn(self, round_id: int) -> tuple[str, ...]:
-        """The ids of the prompts drawn for an opened round."""
-        return read_json(self._path(round_id).with_name("drawn.json"), DrawnPrompts).prompt_ids
+        """The ids of the prompts drawn for a round."""
+        return read_json(self._drawn_path(round_id), DrawnPrompts).prompt_ids
 
     def _path(self, round_id: int) -> Path:
         return self.run.root / self.run.round_dir(round_id) / "record.json"
+
+    def _drawn_path(self, round_id: int) -> Path:
+        return self._path(round_id).with_name("drawn.json")

@@ -1,10 +1,9 @@
 """The loop. It has no resume branch: a finished stage comes back filled in, so to resume is to run."""
 
-from collections.abc import Sequence
 from typing import Literal
 
+from orchestrator.ahead import Ahead
 from orchestrator.canaries import ask_canaries, heed_canaries
-from orchestrator.chunks import in_chunks
 from orchestrator.evaluation import evaluate
 from orchestrator.journal import Journal
 from orchestrator.observer import Observer
@@ -13,8 +12,8 @@ from orchestrator.scoreboard.config import AlarmConfig, GateConfig
 from orchestrator.scoreboard.gate import Decision, GateScores, decide
 from orchestrator.stages import Cluster
 from orchestrator.types import RoundRecord, RoundScores
-from rollout.errors import Stopped, UsageError
-from rollout.types import PolicyRef, Prompt, PromptChunk
+from rollout.errors import Stopped
+from rollout.types import PolicyRef, Prompt
 
 
 def run_rounds(
@@ -22,58 +21,38 @@ def run_rounds(
 ) -> PolicyRef:
     """Run every round that is not finished yet, to the end; the last policy."""
     policy = journal.base_policy
-    for round_id in range(journal.run.config.num_rounds):
-        record = journal.open(round_id, policy_in=policy, prompts=prompts)
-        config = journal.run.config_at(round_id)
-        cluster.configure(config)
-        if record.shards is None:  # generate and judge, streamed, bounded in flight
-            with observer.stage(round_id, "generate", total=record.num_prompts):
-                chunks = chunk_prompts(journal, record, prompts)
-                groups = cluster.rollout.generate(
-                    chunks, policy=record.policy_sampled, sampling=config.rollout.sampling
-                )
-                record = journal.commit(
-                    record, shards=cluster.judge.build(groups, round_id=round_id, num_chunks=len(chunks))
-                )
-        if record.update is None:  # learn and publish
-            if record.probe is None:
-                asked = ask_canaries(journal, cluster, record)
-                measured = probe(journal, cluster, record, config.probe)
-                record = journal.commit(record, canaries=asked, probe=measured)
-            heed_canaries(record, config.judge.canaries, observer)
-            with observer.stage(round_id, "learn"):
-                update = cluster.learner.train(
-                    round_id=round_id,
-                    shards=[*journal.replay(round_id), *(record.shards or ())],
-                    policy_in=record.policy_in,
-                    on_step=observer.step,
-                )
-                record = journal.commit(record, update=update)
-        if record.scores is None:  # measure, then promote or roll back
-            scores = evaluate(journal, cluster, record, held_out, observer)
-            decision = gate(record, scores, config.evaluation.gate)
-            policy_next = record.policy_out if decision.promote else record.policy_in
-            record = journal.commit(record, scores=scores, gate_reasons=decision.reasons, policy_next=policy_next)
-        policy = record.policy_next or record.policy_in
-        observer.round_done(record)
-        heed_alarms(record, config.evaluation.alarm, observer)
+    with Ahead(journal, cluster, prompts, observer) as ahead:
+        for round_id in range(journal.run.config.num_rounds):
+            record = journal.open(round_id, policy_in=policy, prompts=prompts)
+            config = journal.run.config_at(round_id)
+            cluster.configure(config)
+            if record.shards is None:  # generate and judge, streamed, bounded in flight
+                record = journal.commit(record, shards=ahead.shards(round_id, policy=record.policy_sampled))
+            if record.update is None:  # learn and publish
+                if record.probe is None:
+                    asked = ask_canaries(journal, cluster, record)
+                    measured = probe(journal, cluster, record, config.probe)
+                    record = journal.commit(record, canaries=asked, probe=measured)
+                heed_canaries(record, config.judge.canaries, observer)
+                ahead.begin(round_id + 1)  # where the policy lag allows, the next round's pairs are made meanwhile
+                with observer.stage(round_id, "learn"):
+                    update = cluster.learner.train(
+                        round_id=round_id,
+                        shards=[*journal.replay(round_id), *(record.shards or ())],
+                        policy_in=record.policy_in,
+                        on_step=observer.step,
+                    )
+                    record = journal.commit(record, update=update)
+            if record.scores is None:  # measure, then promote or roll back
+                ahead.wait()
+                scores = evaluate(journal, cluster, record, held_out, observer)
+                decision = gate(record, scores, config.evaluation.gate)
+                policy_next = record.policy_out if decision.promote else record.policy_in
+                record = journal.commit(record, scores=scores, gate_reasons=decision.reasons, policy_next=policy_next)
+            policy = record.policy_next or record.policy_in
+            observer.round_done(record)
+            heed_alarms(record, config.evaluation.alarm, observer)
     return policy
-
-
-def chunk_prompts(journal: Journal, record: RoundRecord, prompts: Sequence[Prompt]) -> list[PromptChunk]:
-    """The round's drawn prompts in fixed chunks, so that a rerun makes the same shards."""
-    by_id = {prompt.prompt_id: prompt for prompt in prompts}
-    drawn = [by_id.get(prompt_id) for prompt_id in journal.drawn(record.round_id)]
-    known = [prompt for prompt in drawn if prompt is not None]
-    if len(known) < len(drawn):
-        raise UsageError(
-            f"round {record.round_id} drew {len(drawn) - len(known)} prompts that prompts.path no longer has; "
-            "put them back: prompts may be added to a run, not taken away from an open round"
-        )
-    size = journal.run.config_at(record.round_id).rollout.prompts_per_shard
-    return in_chunks(
-        known, size, round_id=record.round_id, shard_dir=f"{journal.run.round_dir(record.round_id)}/groups"
-    )
 
 
 def gate(record: RoundRecord, scores: RoundScores, rules: GateConfig) -> Decision:

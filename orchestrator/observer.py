@@ -2,8 +2,9 @@
 
 import json
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from learner.types import StepMetrics
 from orchestrator.tables import round_table
+from orchestrator.telemetry.sink import Event, Sink
 from orchestrator.types import RoundRecord
 from rollout.errors import Stopped
+
+
+class _Place(threading.local):
+    """Where a thread stands: rounds may be sampled ahead while another one is learnt."""
+
+    round_id: int | None = None
+    stage: str = ""
+    task: TaskID | None = None
+    inside_s: float = 0.0  # spent in the stages within this one
 
 
 class Observer:
@@ -34,13 +45,22 @@ class Observer:
             console=self.console,
             transient=True,
         )
-        self._round_id: int | None = None
-        self._stage = ""
-        self._task: TaskID | None = None
+        self._at = _Place()
         self._header_printed = False
         self._stop_reason = ""
-        self._inside = 0.0
+        self._sinks: list[Sink] = []
+        self._telling = threading.Lock()
+        self._rounds_worked: set[int] = set()
         self.saw_first_token = False
+
+    def attach(self, sink: Sink) -> None:
+        """Let somebody else hear what happens from now on: metrics, a tracker, a log."""
+        self._sinks.append(sink)
+
+    def close(self) -> None:
+        """Tell all sinks that the run has ended."""
+        while self._sinks:
+            self._guarded(self._sinks.pop(), lambda sink: sink.close())
 
     def stop(self, reason: str) -> None:
         """Ask the run to stop where it next can; for signal handlers, which must not raise inside Ray's own code."""
@@ -60,53 +80,68 @@ class Observer:
     @contextmanager
     def stage(self, round_id: int | None, name: str, *, total: int | None = None) -> Iterator[None]:
         """Time a stage, without the stages inside it; nothing is recorded for one that fails."""
-        outer = (self._round_id, self._stage, self._task)
-        round_id = self._round_id if round_id is None else round_id
-        outer_inside, self._inside = self._inside, 0.0
-        self._round_id, self._stage = round_id, name
+        at = self._at
+        outer = (at.round_id, at.stage, at.task)
+        round_id = at.round_id if round_id is None else round_id
+        outer_inside_s, at.inside_s = at.inside_s, 0.0
+        at.round_id, at.stage = round_id, name
+        if round_id is not None:
+            self._rounds_worked.add(round_id)
         where = f"round {round_id}  {name}" if round_id is not None else name
-        self._task = self._progress.add_task(where, total=total, note="")
-        started = time.monotonic()
+        task = at.task = self._progress.add_task(where, total=total, note="")
+        started, started_at = time.monotonic(), time.time()
+        self.tell("stage_started")
         try:
             yield
-            self.record("stage", seconds=time.monotonic() - started - self._inside)
+            seconds = time.monotonic() - started - at.inside_s
+            self.record("stage", seconds=seconds, outer=outer[1], started=started_at)
         finally:
-            self._inside = outer_inside + time.monotonic() - started
-            self._progress.remove_task(self._task)
-            self._round_id, self._stage, self._task = outer
+            at.inside_s = outer_inside_s + time.monotonic() - started
+            self._progress.remove_task(task)
+            at.round_id, at.stage, at.task = outer
 
     def advance(self, num: int = 1, note: str = "") -> None:
         """Move the current stage's bar on."""
-        if self._task is not None:
-            self._progress.update(self._task, advance=num, note=note)
+        if self._at.task is not None:
+            self._progress.update(self._at.task, advance=num, note=note)
+        self.tell("progress", num=num, note=note)
 
     def step(self, metrics: StepMetrics) -> None:
         """One optimizer step of the current stage."""
-        self.record("step", step=metrics.step, **metrics.values)
-        if self._task is not None:
+        self.record("step", step=metrics.step, num_steps=metrics.num_steps, **metrics.values)
+        if self._at.task is not None:
             loss = metrics.values.get("loss")
             note = "" if loss is None else f"loss {loss:.4f}"
-            self._progress.update(self._task, total=metrics.num_steps, completed=metrics.step, note=note)
+            self._progress.update(self._at.task, total=metrics.num_steps, completed=metrics.step, note=note)
 
     def record(self, kind: str, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
-        line = {"kind": kind, "round": self._round_id, "stage": self._stage, **values, "time": time.time()}
+        line = self._event(kind, values)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self._hand_on(line)
+
+    def tell(self, kind: str, **values: Any) -> None:
+        """What sinks alone hear of, and no file keeps; costs nothing where there are none."""
+        if self._sinks:
+            self._hand_on(self._event(kind, values))
 
     def say(self, text: str) -> None:
         """One line for the person who watches."""
         self.console.print(text, highlight=False)
+        self.tell("said", level="info", text=text)
 
     def warn(self, text: str) -> None:
         """One line that should not be missed."""
         self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+        self.tell("said", level="warning", text=text)
 
     def round_done(self, record: RoundRecord) -> None:
         """Print the round's row, under a header the first time, and warn of what the figures mean."""
         self.console.print(round_table([record], header=not self._header_printed))
         self._header_printed = True
+        self.tell("round_done", record=record, resumed=record.round_id not in self._rounds_worked)
         for warning in warnings_of(record):
             self.warn(warning)
 
@@ -115,6 +150,28 @@ class Observer:
         if not self.saw_first_token:
             self.saw_first_token = True
             self.record("first_token", seconds=time.time() - process_started())
+
+    def _event(self, kind: str, values: dict[str, Any]) -> dict[str, Any]:
+        return {"kind": kind, "round": self._at.round_id, "stage": self._at.stage, **values, "time": time.time()}
+
+    def _hand_on(self, event: Event) -> None:
+        with self._telling:  # sinks hear of rounds that overlap from two threads, one event at a time
+            for sink in list(self._sinks):
+                if not self._guarded(sink, lambda sink: sink.take(event)):
+                    self._sinks.remove(sink)
+
+    def _guarded(self, sink: Sink, call: Callable[[Sink], None]) -> bool:
+        """Whether the call went well. Who only watches must not end a run: a sink that fails is left out after that."""
+        try:
+            call(sink)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.console.print(
+                f"[yellow]warning:[/] {type(sink).__name__} failed ({reason}); the run goes on without it",
+                highlight=False,
+            )
+            return False
+        return True
 
 
 def _console() -> Console:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from judge.check import check_judge
 from judge.config import people_of
+from learner.check import check_learner
 from orchestrator.base import find_policy
 from orchestrator.canaries import check_canaries
 from orchestrator.config import RunConfig
 from orchestrator.given import LabelledPair, read_labels
+from orchestrator.telemetry.trackers import check_tracking
 from rollout.encoder import PromptEncoder
 from rollout.errors import DataError, UsageError
 from rollout.prompts import refuse_overlap
@@ -40,6 +42,7 @@ class Inputs:
 def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
     """Load prompts and look at the policy and the judge. Raises UsageError in one line for whatever is wrong."""
     refuse_shadows(directory or Path.cwd())
+    check_tracking(config.tracking)
     check_judge(config.judge)
     num_unusable = check_canaries(config.judge.canaries) if config.judge.canaries else 0
     people = people_of(config.judge)
@@ -60,6 +63,7 @@ def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
         held_out = held_out[: evaluation.num_prompts]
         refuse_overlap(loaded.prompts, held_out)
     if folder is not None:
+        check_learner(config.learner, folder)
         check_encoder(config, folder, loaded.prompts)
     return Inputs(
         prompts=loaded.prompts,

@@ -2,14 +2,19 @@
 
 import shutil
 import signal
+import sys
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
+from learner.check import check_learner
 from orchestrator.base import BASE_PATH, existing_base, link_base, record_base
+from orchestrator.changes import flatten
 from orchestrator.cluster.connect import Started, connect
 from orchestrator.cluster.learner import RayLearner
+from orchestrator.cluster.metrics import RayMetrics, wants_metrics
 from orchestrator.cluster.session import start_ray, stop_ray
 from orchestrator.config import RunConfig
 from orchestrator.journal import Journal
@@ -21,6 +26,8 @@ from orchestrator.rundir import RunDir, lock_run, open_run
 from orchestrator.scoreboard.standings import rank_rounds
 from orchestrator.show import before_and_after
 from orchestrator.tables import samples, scoreboard_table
+from orchestrator.telemetry.json_log import JsonLog
+from orchestrator.telemetry.trackers import trackers_of
 from rollout.errors import Stopped, UsageError
 from rollout.types import PolicyRef
 
@@ -33,38 +40,43 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
     lock = lock_run(root)
     try:
         run_dir = open_run(root.resolve(), config, amend=amend)
-        observer = Observer(run_dir.root, console=console)
-        observer.record("attempt", state="running")
-        for reason, num in sorted(inputs.unusable.items()):
-            observer.warn(f"{num} rows of {config.prompts.path} cannot be used: {reason}")
-        if inputs.num_unusable_canaries:
-            observer.warn(f"{inputs.num_unusable_canaries} canaries cannot be used: unreadable, or without a winner")
-        if inputs.num_unusable_gold:
-            observer.warn(f"{inputs.num_unusable_gold} rows of judge.gold.path cannot be used")
-        try:
-            journal = _run_stages(run_dir, inputs, observer)
-        except BaseException as error:
-            state = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
-            observer.record("attempt", state=state)
-            raise
-        finally:
-            stop_ray()
-        observer.record("attempt", state="done")
-        scoreboard = scoreboard_table(journal.records(), rank_rounds(journal.records()))
-        if scoreboard:
-            observer.console.print()
-            observer.console.print(scoreboard)
-        rows = before_and_after(journal, num=3)
-        if rows:
-            observer.console.print(samples(rows))
-        observer.say(f"\ndone: {run_dir.root}")
-        return journal
+        with closing(make_observer(run_dir, console)) as observer:
+            return _attempt(run_dir, inputs, observer)
     except UsageError:
         if made_here:
             _take_back(root, config)
         raise
     finally:
         lock.release()
+
+
+def _attempt(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
+    """All stages, and how it ended: in metrics.jsonl, and for the person who watches."""
+    observer.record("attempt", state="running")
+    for reason, num in sorted(inputs.unusable.items()):
+        observer.warn(f"{num} rows of {run_dir.config.prompts.path} cannot be used: {reason}")
+    if inputs.num_unusable_canaries:
+        observer.warn(f"{inputs.num_unusable_canaries} canaries cannot be used: unreadable, or without a winner")
+    if inputs.num_unusable_gold:
+        observer.warn(f"{inputs.num_unusable_gold} rows of judge.gold.path cannot be used")
+    try:
+        journal = _run_stages(run_dir, inputs, observer)
+    except BaseException as error:
+        state = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
+        observer.record("attempt", state=state, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise
+    finally:
+        stop_ray()
+    observer.record("attempt", state="done")
+    scoreboard = scoreboard_table(journal.records(), rank_rounds(journal.records()))
+    if scoreboard:
+        observer.console.print()
+        observer.console.print(scoreboard)
+    rows = before_and_after(journal, num=3)
+    if rows:
+        observer.console.print(samples(rows))
+    observer.say(f"\ndone: {run_dir.root}")
+    return journal
 
 
 def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
@@ -75,7 +87,8 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
         return done
     with observer.showing(), observer.stage(None, "run"):
         with observer.stage(None, "start"):
-            start_ray(run_dir.config.cluster)
+            start_ray(run_dir.config.cluster, json_logs=run_dir.config.logging == "json")
+            attach_sinks(run_dir, observer)
             _stop_on_signals(observer)  # after Ray, which installs handlers of its own
             prepare_queue(run_dir, inputs)
             started = connect(run_dir, observer)
@@ -90,6 +103,26 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
             _start_judges(started)
         run_rounds(journal, started.cluster, inputs.prompts, inputs.held_out, observer)
     return journal
+
+
+def make_observer(run_dir: RunDir, console: Console | None) -> Observer:
+    """For a person by default; with `logging: json` nothing but objects, one a line."""
+    if run_dir.config.logging == "text":
+        return Observer(run_dir.root, console=console)
+    observer = Observer(run_dir.root, console=Console(quiet=True))
+    observer.attach(JsonLog(sys.stderr, run=run_dir.root.name))
+    return observer
+
+
+def attach_sinks(run_dir: RunDir, observer: Observer) -> None:
+    """Metrics where somebody sees them, and the trackers that the configuration names; Ray has started."""
+    config = run_dir.config
+    if wants_metrics(config.cluster):
+        observer.attach(RayMetrics(run_dir.root.name))
+    # A tracker may be somebody else's machine, and addresses may hold passwords.
+    settings = {name: value for name, (_, value) in flatten(config).items() if not name.endswith(("url", "webhook"))}
+    for sink in trackers_of(config.tracking, root=run_dir.root, run_id=run_dir.run_id, settings=settings):
+        observer.attach(sink)
 
 
 def _needs_making(run_dir: RunDir) -> bool:
@@ -126,6 +159,7 @@ def _base(run_dir: RunDir, inputs: Inputs, learner: RayLearner, observer: Observ
         return link_base(run_dir.root, inputs.policy_folder)
     with observer.stage(None, "sft" if policy.sft else "scratch"):
         base = learner.make_base(run_dir.config, source=inputs.policy_folder, path=BASE_PATH, on_step=observer.step)
+    check_learner(run_dir.config.learner, run_dir.root / base.path)
     check_encoder(run_dir.config, run_dir.root / base.path, inputs.prompts)
     return record_base(run_dir.root, base)
 

@@ -99,7 +99,8 @@ def open_run(root: Path, config: RunConfig, *, amend: bool = False) -> RunDir:
             f"{root} belongs to a run with other identity settings ({'; '.join(differences['identity'])}); "
             "give another --run-dir, or put the settings back"
         )
-    opened = len(list(root.glob("rounds/*/record.json")))
+    # A round's settings stand once its prompts are drawn; one that is sampled ahead has no record yet.
+    opened = len(list(root.glob("rounds/*/drawn.json")))
     if differences["per_round"] and opened and not amend:
         raise UsageError(
             f"{root} was run with other settings ({'; '.join(differences['per_round'])}); give --amend to use the new "

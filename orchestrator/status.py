@@ -125,13 +125,23 @@ def _round(record: RoundRecord, seconds: dict[str, float], lines: list[dict[str,
         "response_length": scores.answers.response_length if scores and scores.answers else None,
         "scores": TypeAdapter(RoundScores).dump_python(scores, mode="json") if scores else None,
         "canaries": asdict(record.canaries) if record.canaries else None,
-        "judging": {key: value for line in judged for key, value in line.items() if key not in _LINE_KEYS},
+        "judging": _summed(judged),
         "rolled_back": record.rolled_back,
         "gate_reasons": list(record.gate_reasons),
         "probe": record.probe.mean_difference if record.probe else None,
         "tokens_per_s": tokens / seconds["generate"] if tokens and seconds["generate"] else None,
         "seconds": seconds,
     }
+
+
+def _summed(judged: list[dict[str, Any]]) -> dict[str, float]:
+    """What all judges did in a round: its pairs, and its held-out answers."""
+    counts: defaultdict[str, float] = defaultdict(float)
+    for line in judged:
+        for key, value in line.items():
+            if key not in _LINE_KEYS:
+                counts[key] += value
+    return dict(counts)
 
 
 def _state(journal: Journal, records: list[RoundRecord], lines: list[dict[str, Any]]) -> str:

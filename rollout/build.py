@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rollout.adapter import base_folder
 from rollout.config import RolloutConfig
 from rollout.encoder import PromptEncoder
 from rollout.engine import Engine, context_tokens
@@ -19,6 +20,7 @@ def build_worker(
     encoding: the arguments of PromptEncoder other than path and max_prompt_tokens. A prompt must leave room for
     settings.max_new_tokens, or it is rejected rather than answered with less.
     """
+    folder = base_folder(folder)
     room = context_tokens(folder, settings.max_model_len) - settings.max_new_tokens
     encoder = PromptEncoder(path=folder, max_prompt_tokens=max(1, room), **encoding)
     engine: Engine

@@ -48,6 +48,13 @@ class RolloutConfig(Settings):
         0.9, change="operational", doc="share of a GPU's memory that an engine takes", gt=0, le=1
     )
     tensor_parallel_size: int = setting(1, change="operational", doc="GPUs that one engine is split over", ge=1)
+    max_lora_rank: int | None = setting(
+        None,
+        change="operational",
+        doc="largest rank of adapters that engines have room for; null: that of learner.lora where it publishes any",
+        ge=1,
+        le=512,
+    )
     enforce_eager: bool | None = setting(
         None, change="operational", doc="no compilation, no CUDA graphs; null: only on CPU"
     )

@@ -96,11 +96,16 @@ def hash_file(path: Path) -> str:
 
 
 def hash_policy(folder: Path) -> str:
-    """sha256 of a policy: the names and bytes of its weight files and of config.json. Raises IntegrityError if none."""
+    """sha256 of a policy: the names and bytes of its weight files and of config.json. Raises IntegrityError if none.
+
+    In an adapter's place of config.json stand its own configuration and the sha256 of its base.
+    """
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise IntegrityError(f"{folder} holds no *.safetensors; a policy is a Hugging Face folder with such weights")
-    return hash_json({path.name: hash_file(path) for path in [*weights, folder / "config.json"]})
+    is_adapter = (folder / "adapter_config.json").exists()
+    described = ["adapter_config.json", "base.json"] if is_adapter else ["config.json"]
+    return hash_json({path.name: hash_file(path) for path in [*weights, *(folder / name for name in described)]})
 
 
 def hash_json(value: Any) -> str:

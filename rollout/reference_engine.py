@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from rollout.adapter import adapter_rank, base_folder
 from rollout.config import RolloutConfig
 from rollout.engine import completion_budget, context_tokens
 from rollout.errors import InfraError
@@ -73,13 +74,19 @@ class ReferenceEngine:
 
     def _load(self, policy: PolicyRef, path: Path) -> None:
         self.policy = None
-        shapes = weight_shapes(path)
+        base = base_folder(path)
+        shapes = weight_shapes(base)
         if self._shapes:
             refuse_other_weights(self._shapes, shapes, path)
-        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, self._dtype)).to(self._device)
-        self._model.eval()
+        self._model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, self._dtype))
+        if base != path:
+            adapter_rank(path)  # whole?
+            from peft import PeftModel
+
+            self._model = PeftModel.from_pretrained(self._model, path)
+        self._model.to(self._device).eval()
         self._shapes = shapes
-        self.context_tokens = context_tokens(path, self._settings.max_model_len)
+        self.context_tokens = context_tokens(base, self._settings.max_model_len)
         self.policy = policy
 
     def _ready(self) -> PolicyRef:

@@ -1,5 +1,6 @@
 """What other packages may use of rollout's files: durable writes, checked reads, completion groups, and rows."""
 
+from rollout.adapter import ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterBase, adapter_base, base_folder
 from rollout.files import (
     SCHEMA_VERSION,
     hash_file,
@@ -26,18 +27,26 @@ from rollout.groups import (
     write_groups,
 )
 from rollout.rows import read_rows
+from rollout.weights import linear_layers
 
 __all__ = [
+    "ADAPTER_BASE",
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
     "GROUP_SCHEMA",
     "LOGPS",
     "MESSAGES",
     "SCHEMA_VERSION",
     "TOKENS",
+    "AdapterBase",
+    "adapter_base",
     "arrays_of",
+    "base_folder",
     "find_shards",
     "hash_file",
     "hash_json",
     "hash_policy",
+    "linear_layers",
     "list_column",
     "publish",
     "read_groups",

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rollout.adapter import adapter_rank, base_folder
 from rollout.config import RolloutConfig
 from rollout.engine import completion_budget, context_tokens
 from rollout.errors import InfraError
@@ -31,11 +32,13 @@ from rollout.types import (
     TokenSequence,
     WeightSpan,
 )
-from rollout.weights import refuse_other_weights, weight_shapes, weights_size_bytes
+from rollout.weights import linear_layers, refuse_other_weights, weight_shapes, weights_size_bytes
 
 _CPU_KV_CACHE_GIB = 1.0
 _CLOSE_TIMEOUT_S = 60.0
 _SCORE = "score-"
+# What vLLM takes as max_lora_rank.
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class VllmEngine:
@@ -57,6 +60,10 @@ class VllmEngine:
         self._ids = itertools.count()
         self._stepper: Stepper[Any] | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._base: Path | None = None  # the folder whose whole weights are in place
+        self._lora_rank = 0  # room for adapters of this rank; 0: none
+        self._adapter: Any | None = None  # what every request goes by; the engine's thread alone changes it
+        self._adapter_ids = itertools.count(1)
         self._policy: PolicyRef | None = None
         self.context_tokens = 0
 
@@ -76,8 +83,10 @@ class VllmEngine:
                 await self.load(policy, path)
             return
         await self.close()
-        self._shapes = weight_shapes(path)
-        self.context_tokens = context_tokens(path, self._settings.max_model_len)
+        self._base, self._adapter = base_folder(path), None
+        self._lora_rank = max(self._settings.max_lora_rank or 0, adapter_rank(path) if self._base != path else 0)
+        self._shapes = weight_shapes(self._base)
+        self.context_tokens = context_tokens(self._base, self._settings.max_model_len)
         self._stepper = Stepper(lambda: self._build(policy, path), shut_down=_shut_down, name=self._name)
         await self._wait(self._stepper.ready, self._settings.start_timeout_s, f"start with policy v{policy.version}")
         self._policy = policy
@@ -85,10 +94,21 @@ class VllmEngine:
     async def load(self, policy: PolicyRef, path: Path) -> LoadReport:
         stepper, started = self._running(), time.monotonic()
         self._policy = None
+        base = base_folder(path)
+        rank = adapter_rank(path) if base != path else 0
+        if rank > self._lora_rank or (self._lora_rank and base != self._base):
+            # A running vLLM engine neither gains room for adapters nor changes whole weights under them.
+            await self.close()
+            await self.start(policy, path)
+            size_bytes = weights_size_bytes(path)
+            return LoadReport(version=policy.version, seconds=time.monotonic() - started, size_bytes=size_bytes)
 
         def replace(engine: Any) -> None:
-            refuse_other_weights(self._shapes, weight_shapes(path), path)
-            engine.collective_rpc("load_policy", args=(str(path),))
+            if self._lora_rank:
+                self._switch_adapter(engine, policy, path)
+            else:
+                refuse_other_weights(self._shapes, weight_shapes(path), path)
+                engine.collective_rpc("load_policy", args=(str(path),))
             # What was computed under the old weights goes: cached prefixes, the KV of running completions (they are
             # prefilled again and go on), tokens still on their way, and scores, which are of one policy only.
             engine.reset_prefix_cache(reset_running_requests=True)
@@ -96,7 +116,7 @@ class VllmEngine:
             stepper.restart_requests(engine, _SCORE)
 
         await self._wait(stepper.call(replace), self._settings.start_timeout_s, f"load of policy v{policy.version}")
-        self._policy = policy
+        self._base, self._policy = base, policy
         return LoadReport(
             version=policy.version, seconds=time.monotonic() - started, size_bytes=weights_size_bytes(path)
         )
@@ -135,6 +155,29 @@ class VllmEngine:
         if stepper is not None and not await asyncio.to_thread(stepper.close, _CLOSE_TIMEOUT_S):
             raise InfraError(f"{self._name} did not end its step within {_CLOSE_TIMEOUT_S:g} s; end its process")
 
+    def _switch_adapter(self, engine: Any, policy: PolicyRef, path: Path) -> None:
+        """Put the policy's adapter in place, or take it away for the base; running completions go on under it."""
+        self._adapter = None
+        if path != base_folder(path):
+            from vllm.lora.request import LoRARequest
+
+            # A new id each time: vLLM takes what it has loaded under a known one.
+            name = f"v{policy.version}-{policy.sha256[:12]}"
+            self._adapter = LoRARequest(name, next(self._adapter_ids), str(path))
+            engine.add_lora(self._adapter)
+        for request in engine.engine_core.engine_core.scheduler.requests.values():
+            request.lora_request = self._adapter
+        engine.collective_rpc("use_adapter", args=(self._adapter,))
+
+    def _lora_targets(self) -> list[str] | None:
+        """Every linear layer but the output head, which vLLM 0.32 cannot wrap for scores of several requests at once:
+        it has an adapter's place for each sampled token, and none for those of a prompt. None: all, where expert
+        layers have other names in vLLM than in the files."""
+        if not self._lora_rank or any(".experts." in name for name in self._shapes):
+            return None
+        assert self._base is not None
+        return sorted(linear_layers(self._base))
+
     def _running(self) -> Stepper[Any]:
         if self._stepper is None:
             raise InfraError(f"{self._name} was not started")
@@ -144,7 +187,7 @@ class VllmEngine:
 
     async def _request(self, request_id: str, ids: TokenIds, params: dict[str, Any], what: str) -> Any:
         stepper = self._running()
-        future = stepper.submit(request_id, _adding(request_id, ids.tolist(), params))
+        future = stepper.submit(request_id, self._adding(request_id, ids.tolist(), params))
         try:
             return await self._wait(future, self._settings.generate_timeout_s, what)
         finally:
@@ -167,7 +210,7 @@ class VllmEngine:
         settings, on_cpu = self._settings, current_platform.is_cpu()
         gib = settings.kv_cache_gib or (_CPU_KV_CACHE_GIB if on_cpu else None)
         arguments = EngineArgs(
-            model=str(path),
+            model=str(self._base),
             dtype=self._dtype,
             seed=_stream_seed(self._seed, self._name, policy.version),
             max_model_len=self.context_tokens + 1,
@@ -182,10 +225,28 @@ class VllmEngine:
             worker_extension_cls="rollout.vllm_worker.PolicyLoading",
             disable_log_stats=True,
             use_tqdm_on_load=False,
+            enable_lora=self._lora_rank > 0,
+            lora_target_modules=self._lora_targets(),
+            max_lora_rank=next(rank for rank in _LORA_RANKS if rank >= self._lora_rank),
         )
         engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
         engine.set_weight_version(str(policy.version))
+        if self._lora_rank:
+            self._switch_adapter(engine, policy, path)
         return engine
+
+    def _adding(self, request_id: str, ids: list[int], params: dict[str, Any]) -> Callable[[Any], None]:
+        def add(engine: Any) -> None:
+            from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+            # ignore_eos: stop_token_ids are ours and stay; what vLLM reads in the model's configuration does not count.
+            # flat_logprobs: one list of numbers in place of a dictionary of objects for every token.
+            common = {"ignore_eos": True, "detokenize": False, "flat_logprobs": True, "skip_clone": True}
+            sampling = SamplingParams(**params, **common, output_kind=RequestOutputKind.FINAL_ONLY)
+            prompt = {"type": "token", "prompt_token_ids": ids}
+            engine.add_request(request_id, prompt, sampling, lora_request=self._adapter)
+
+        return add
 
 
 def prepare_environment() -> None:
@@ -200,19 +261,6 @@ def prepare_environment() -> None:
 def _import_vllm() -> None:
     prepare_environment()
     importlib.import_module("vllm.v1.engine.llm_engine")
-
-
-def _adding(request_id: str, ids: list[int], params: dict[str, Any]) -> Callable[[Any], None]:
-    def add(engine: Any) -> None:
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-        # ignore_eos: stop_token_ids are ours and stay; what vLLM reads in the model's configuration does not count.
-        # flat_logprobs: one list of numbers in place of a dictionary of objects for every token.
-        common = {"ignore_eos": True, "detokenize": False, "flat_logprobs": True, "skip_clone": True}
-        sampling = SamplingParams(**params, **common, output_kind=RequestOutputKind.FINAL_ONLY)
-        engine.add_request(request_id, {"type": "token", "prompt_token_ids": ids}, sampling)
-
-    return add
 
 
 def _completion(output: Any, *, index: int) -> Completion:

@@ -22,6 +22,15 @@ class PolicyLoading:
         for module in self.model_runner.get_model().modules():
             _pack_again(module)
 
+    def use_adapter(self, adapter: Any | None) -> None:
+        """Let the requests that this worker knows go on under an adapter, or without one.
+
+        vLLM binds each request to the adapter that it began with. Runners that keep no requests are told anew by the
+        scheduler, whose requests the engine changes.
+        """
+        for request in getattr(self.model_runner, "requests", {}).values():
+            request.lora_request = adapter
+
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for path in weight_files(folder):

@@ -37,6 +37,17 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if not (tied and name == "lm_head.weight")}
 
 
+def linear_layers(folder: Path) -> set[str]:
+    """Last parts of the names of matrices; embeddings and the output head are those as high as the vocabulary."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    sizes = {part.get("vocab_size") for part in (config, config.get("text_config", {}))}
+    return {
+        name.split(".")[-2]
+        for name, shape in weight_shapes(folder).items()
+        if name.endswith(".weight") and name.count(".") and len(shape) == 2 and shape[0] not in sizes
+    }
+
+
 def refuse_other_weights(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: Path) -> None:
     """Raise IntegrityError unless the tensors have just the names and shapes that the engine was started with."""
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rollout.adapter import adapter_base, base_folder
 from rollout.config import RolloutConfig
 from rollout.encoder import PromptEncoder
 from rollout.engine import Engine
@@ -41,6 +42,7 @@ class RolloutWorker:
         self._changing = asyncio.Lock()
         self._chunks: dict[Path, asyncio.Lock] = {}
         self._progress = Progress()
+        self._checked_base: tuple[Path, str] | None = None
 
     async def start(self, policy: PolicyRef) -> None:
         """Make the engine ready to sample from a policy, whatever state it is in.
@@ -102,7 +104,21 @@ class RolloutWorker:
                 f"{folder} has sha256 {found[:12]}, expected {policy.sha256[:12]}: policy v{policy.version} was "
                 "altered after it was published; restore it, or fork the run from an earlier round"
             )
+        await asyncio.to_thread(self._check_base, policy, folder)
         return folder
+
+    def _check_base(self, policy: PolicyRef, folder: Path) -> None:
+        """An adapter is nothing without the very base that it was trained on, which is read through once."""
+        base = adapter_base(folder)
+        if base is None or self._checked_base == (base_folder(folder), base.sha256):
+            return
+        found = hash_policy(base_folder(folder))
+        if found != base.sha256:
+            raise IntegrityError(
+                f"{base_folder(folder)} has sha256 {found[:12]}, but the adapter of policy v{policy.version} belongs "
+                f"to base {base.sha256[:12]}; put that base back, or fork the run from an earlier round"
+            )
+        self._checked_base = (base_folder(folder), base.sha256)
 
     def _finished(self, manifest: Path, policy: PolicyRef, sampling: Sampling) -> GroupShard | None:
         if not manifest.exists():

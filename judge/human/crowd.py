@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 _CSRF = re.compile(r'<meta name="csrf" content="([^"]*)"')
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
+_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 # The page's HTML, left and right -> left, right, tie or both_bad, or None: the pair is left lying.
 Choose = Callable[[str, str, str], str | None]
 
@@ -140,8 +140,8 @@ class Annotator:
                 if status not in (502, 503, 504):
                     return status, text
                 self._tally.statuses[f"retried {status}"] += 1
-            pause_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2 ** min(attempt, 6))  # as outbox.js does
-            await asyncio.sleep(pause_s * (0.75 + self._draw.random() / 2))
+            pause_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2 ** min(attempt, 5))  # as outbox.js does
+            await asyncio.sleep(pause_s * (0.5 + self._draw.random()))
         raise AssertionError
 
 

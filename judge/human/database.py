@@ -3,18 +3,18 @@
 import secrets as random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import URL, Connection, Table, make_url, select, text
+from sqlalchemy import URL, Connection, QueuePool, Table, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from judge.human import schema
-from judge.human.engines import make_engine, passing_engine
+from judge.human.engines import lose_together, make_engine, passing_engine, reading_engine
 from judge.human.group_commit import GroupCommit
 from rollout.errors import InfraError, UsageError
 
@@ -46,8 +46,9 @@ class Database:
         self._passing = passing_engine(self.engine, self._url).execution_options(
             begin="BEGIN IMMEDIATE", synchronous="NORMAL", clock=clock
         )
-        # One SELECT is a transaction anyway; a BEGIN and an end around it would be two more ways to the server.
-        self._reading = self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reading = reading_engine(self.engine, self._url).execution_options(clock=clock)
+        if not self.is_sqlite:
+            lose_together(self.engine, self._passing, self._reading)
         self._writers = GroupCommit(self._begin) if self.is_sqlite else None
         self._retrying = Retrying(
             retry=retry_if_exception(self._is_passing),
@@ -127,10 +128,26 @@ class Database:
 
         return self.transact(deed)
 
+    def warm(self, look: Callable[[Connection], object]) -> None:
+        """Open all connections to a server at once, and run `look` on those that write: what it loads stays there.
+
+        A file is warm already. What `look` changes is undone. Raises InfraError where the database does not answer.
+        """
+        if self.is_sqlite:
+            return
+        with self._named(), ExitStack() as stack:
+            for engine in (self._writing, self._passing, self._reading):
+                pool = cast(QueuePool, engine.pool)
+                for connection in [stack.enter_context(engine.connect()) for _ in range(pool.size())]:
+                    if engine is not self._reading:
+                        look(connection)
+                        connection.rollback()
+
     def close(self) -> None:
         """Give the connections back."""
         self.engine.dispose()
         self._passing.dispose()
+        self._reading.dispose()
 
     def _begin(self, durable: bool) -> AbstractContextManager[Connection]:
         return (self._writing if durable else self._passing).begin()

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
 
 
-def make_engine(url: URL) -> Engine:
-    """The engine of an address; a label that is committed on it is on disk."""
+def make_engine(url: URL, **options: Any) -> Engine:
+    """The engine of an address; a label that is committed on it is on disk. options are create_engine's."""
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, pool_size=8, max_overflow=40, connect_args={"timeout": 30.0})
         event.listen(engine, "connect", _prepare_sqlite)
@@ -14,9 +14,19 @@ def make_engine(url: URL) -> Engine:
         return engine
     # Who finds none free waits for one, without the interpreter: a label's last statement locks its round until the
     # commit is sent, which takes the longer the more threads want the interpreter meanwhile.
-    engine = create_engine(url, pool_size=4, max_overflow=0, connect_args={"connect_timeout": 10})
+    engine = create_engine(url, pool_size=4, max_overflow=0, connect_args={"connect_timeout": 10}, **options)
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
+
+
+def reading_engine(engine: Engine, url: URL) -> Engine:
+    """An engine to read with: on PostgreSQL with connections of its own, for which nobody waits who writes.
+
+    One SELECT is a transaction anyway; a BEGIN and an end around it would be two more ways to the server.
+    """
+    if url.get_backend_name() == "sqlite":
+        return engine
+    return make_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
 
 
 def passing_engine(engine: Engine, url: URL) -> Engine:
@@ -29,6 +39,19 @@ def passing_engine(engine: Engine, url: URL) -> Engine:
     passing = make_engine(url)
     event.listen(passing, "connect", _hurry_postgresql)
     return passing
+
+
+def lose_together(*engines: Engine) -> None:
+    """Whatever takes a connection of one engine away has most likely taken them all: the others open theirs anew."""
+
+    def lost(context: ExceptionContext) -> None:
+        if context.is_disconnect:
+            for engine in engines:
+                if engine.pool is not (context.engine and context.engine.pool):  # the pool of its own sees to itself
+                    engine.dispose()
+
+    for engine in engines:
+        event.listen(engine, "handle_error", lost)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -2,15 +2,17 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, bindparam, insert
 
 from judge.human.schema import events
+from judge.human.together import Change, change_together
 from judge.human.wire import to_text
 
-_INSERT = insert(events)
+_COLUMNS = ("at", "actor", "action", "round_row", "task_row", "detail")
+_INSERT = insert(events).values({name: bindparam(f"event_{name}") for name in _COLUMNS})
 
 
-def write_event(
+def event(
     connection: Connection,
     *,
     actor: str,
@@ -18,8 +20,13 @@ def write_event(
     round_row: int | None = None,
     task_row: int | None = None,
     **detail: Any,
-) -> None:
-    """Append one event within the caller's transaction, so that the deed and its record stand or fall together."""
+) -> Change:
+    """One event to append, now, in the transaction of the deed, so that both stand or fall together."""
     at = connection.get_execution_options()["clock"]()
-    row = {"at": at, "actor": actor, "action": action, "round_row": round_row, "task_row": task_row}
-    connection.execute(_INSERT, {**row, "detail": to_text(detail)})
+    row = (at, actor, action, round_row, task_row, to_text(detail))
+    return _INSERT, {f"event_{name}": value for name, value in zip(_COLUMNS, row, strict=True)}
+
+
+def write_event(connection: Connection, **values: Any) -> None:
+    """Append one event; takes what `event` takes."""
+    change_together(connection, [event(connection, **values)])

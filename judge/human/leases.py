@@ -37,9 +37,6 @@ _FREE = (
         is_available=and_(tasks.c.outcome.is_(None), tasks.c.num_labels + tasks.c.num_held - 1 < tasks.c.labels_wanted),
     )
 )
-_ANNOTATOR = (
-    select(annotators.c.is_quarantined).where(annotators.c.id == bindparam("me")).with_for_update(key_share=True)
-)
 _MINE = (
     select(leases.c.token)
     .join(tasks, tasks.c.id == leases.c.task_row)
@@ -48,8 +45,20 @@ _MINE = (
     .where(leases.c.expires_at > bindparam("now"), rounds.c.state != "sealed")
     .order_by(leases.c.id)
 )
-_ROUNDS = select(rounds).where(
-    rounds.c.state.in_(("open", "collecting")), rounds.c.num_resolved + rounds.c.num_given_up < rounds.c.num_tasks
+# The annotator, once for each round that wants labels.
+_ANNOTATOR = (
+    select(annotators.c.is_quarantined, rounds.c.id, rounds.c.rules, rounds.c.deadline_at)
+    .join_from(
+        annotators,
+        rounds,
+        and_(
+            rounds.c.state.in_(("open", "collecting")),
+            rounds.c.num_resolved + rounds.c.num_given_up < rounds.c.num_tasks,
+        ),
+        isouter=True,
+    )
+    .where(annotators.c.id == bindparam("me"))
+    .with_for_update(key_share=True, of=annotators)
 )
 _free = tasks.alias("free")
 
@@ -85,16 +94,24 @@ _GOLD = (
     .order_by(_free.c.id)
 )
 _NUM_DRAWN = select(func.count()).select_from(leases).where(leases.c.annotator_id == bindparam("me"))
-_INSERT = insert(leases)
-_SHOWN = (
-    select(leases.c.id, leases.c.token, leases.c.swapped, leases.c.shown_at, leases.c.expires_at, leases.c.state)
-    .add_columns(tasks.c.public_id, payloads.c.payload, rounds.c.round_id, rounds.c.purpose, rounds.c.rules)
-    .add_columns(rounds.c.deadline_at, rounds.c.state.label("round_state"), leases.c.task_row)
-    .join(tasks, tasks.c.id == leases.c.task_row)
-    .join(payloads, payloads.c.task_row == tasks.c.id)
-    .join(rounds, rounds.c.id == tasks.c.round_row)
-    .where(leases.c.token == bindparam("token"), leases.c.annotator_id == bindparam("me"))
-)
+_COLUMNS = ("token", "task_row", "annotator_id", "swapped", "shown_at", "expires_at", "state")
+_INSERT = insert(leases).values({name: bindparam(f"new_{name}") for name in _COLUMNS})
+
+
+def _shown_from(source: Any) -> Any:
+    """Leases with what they show."""
+    return (
+        select(source.c.id, source.c.token, source.c.swapped, source.c.shown_at, source.c.expires_at, source.c.state)
+        .add_columns(tasks.c.public_id, payloads.c.payload, rounds.c.round_id, rounds.c.purpose, rounds.c.rules)
+        .add_columns(rounds.c.deadline_at, rounds.c.state.label("round_state"), source.c.task_row)
+        .join_from(source, tasks, tasks.c.id == source.c.task_row)
+        .join(payloads, payloads.c.task_row == tasks.c.id)
+        .join(rounds, rounds.c.id == tasks.c.round_row)
+    )
+
+
+_SHOWN = _shown_from(leases).where(leases.c.token == bindparam("token"), leases.c.annotator_id == bindparam("me"))
+_INSERT_SHOWN = _shown_from(_INSERT.returning(*leases.columns).cte("new"))
 _SHOWN_LOCKED = _SHOWN.with_for_update(key_share=True, of=leases)
 _EXTEND = update(leases).where(leases.c.id == bindparam("lease_row")).values(expires_at=bindparam("to_expires_at"))
 
@@ -105,34 +122,36 @@ def draw_lease(
     """A pair for this annotator: see `Tasks.draw`."""
     now = _now(connection)
     me = {"me": annotator_id, "now": now}
-    is_quarantined = connection.execute(_ANNOTATOR, me).scalar_one_or_none()
-    if is_quarantined is None:
+    found = connection.execute(_ANNOTATOR, {"me": annotator_id}).all()
+    if not found:
         raise UnknownLease("There is no such annotator.")
-    if is_quarantined:
+    if found[0].is_quarantined:
         raise Quarantined(QUARANTINED)
     mine = connection.execute(_MINE, me).scalars().all()
     others = [token for token in mine if token != other_than]
     if len(mine) >= holding and others:
         return find_lease(connection, annotator_id, others[0])
-    for row in sorted(connection.execute(_ROUNDS), key=_urgency):
+    for row in sorted((row for row in found if row.id is not None), key=_urgency):
         rules = parse_rules(row.rules)
         task_row = _gold(connection, row.id, annotator_id, rules, secret)
         if task_row is None:
             task_row = connection.execute(_HOLD, {"round": row.id, "me": annotator_id}).scalar()
         if task_row is not None:
             swapped = bool(_drawn(secret, f"side:{task_row}:{annotator_id}") < 0.5)
-            token = insert_lease(connection, task_row, annotator_id, swapped=swapped, lease_s=rules.lease_s)
-            return find_lease(connection, annotator_id, token)
+            return insert_lease(connection, task_row, annotator_id, swapped=swapped, lease_s=rules.lease_s)
     # Nothing new: what they hold and do not look at, for instance because the answer that brought it was lost.
     return find_lease(connection, annotator_id, others[0]) if others else None
 
 
-def insert_lease(connection: Connection, task_row: int, annotator_id: int, *, swapped: bool, lease_s: float) -> str:
-    """Hand a task to an annotator; the token of the lease."""
-    now = _now(connection)
-    row = {"token": secrets.token_urlsafe(24), "task_row": task_row, "annotator_id": annotator_id, "swapped": swapped}
-    connection.execute(_INSERT, row | {"shown_at": now, "expires_at": now + lease_s, "state": "active"})
-    return str(row["token"])
+def insert_lease(connection: Connection, task_row: int, annotator_id: int, *, swapped: bool, lease_s: float) -> Lease:
+    """Hand a task to an annotator. Raises what find_lease does."""
+    now, token = _now(connection), secrets.token_urlsafe(24)
+    values = (token, task_row, annotator_id, bool(swapped), now, now + lease_s, "active")
+    row = {f"new_{name}": value for name, value in zip(_COLUMNS, values, strict=True)}
+    if connection.dialect.name == "postgresql":
+        return _shown(_held(connection, connection.execute(_INSERT_SHOWN, row).one_or_none()))
+    connection.execute(_INSERT, row)
+    return find_lease(connection, annotator_id, token)
 
 
 def find_lease(connection: Connection, annotator_id: int, token: str) -> Lease:
@@ -219,7 +238,7 @@ def _drawn(secret: bytes, message: str) -> float:
     return int.from_bytes(hmac.digest(secret, message.encode(), "sha256")[:6], "big") / 2**48
 
 
-def _urgency(row: Row[Any]) -> tuple[float, int]:
+def _urgency(row: Any) -> tuple[float, int]:
     return (float("inf") if row.deadline_at is None else row.deadline_at, row.id)
 
 

@@ -5,7 +5,7 @@ of it. On PostgreSQL locks are taken in one order: annotator, lease, task, round
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, bindparam, select, update
 
@@ -13,6 +13,7 @@ from judge.human.database import TryAgain
 from judge.human.events import write_event
 from judge.human.resolution import ending, vote_share
 from judge.human.schema import labels, rounds, tasks
+from judge.human.together import Change, change_together
 from judge.human.types import GivenLabel, TaskResult
 from judge.human.wire import digest, given_label, parse_rules
 
@@ -41,16 +42,18 @@ _LABELS = (
 
 
 def change_counts(
-    connection: Connection, row_id: int, *, resolved: int = 0, given_up: int = 0, labelled: int = 0
+    connection: Connection, row_id: int, moved: Mapping[str, int] | None = None, *, along: Sequence[Change] = ()
 ) -> bool:
-    """Move the counts of a round by so much, and seal it where that ends it; says whether it did.
+    """Move the counts of a round (resolved, given_up, labelled), and seal it where that ends it; says whether it did.
 
-    Raises TryAgain where somebody else sealed the round meanwhile.
+    `along` holds changes that are made with it, see change_together. Raises TryAgain where somebody else sealed the
+    round meanwhile.
     """
-    moved = {"row_id": row_id, "resolved": resolved, "given_up": given_up, "labelled": labelled}
-    row = connection.execute(_CHANGE, moved).one_or_none()
-    if row is None:
+    by_how_much = {name: (moved or {}).get(name, 0) for name in ("resolved", "given_up", "labelled")}
+    found = change_together(connection, [*along, (_CHANGE, {"row_id": row_id, **by_how_much})])
+    if not found:
         raise TryAgain(f"round {row_id} was sealed meanwhile")
+    row = found[0]
     if row.state != "collecting":
         return False
     by = ending(

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 from judge.human.resolution import GIVEN_UP, settle, wanted_labels
 from judge.human.schema import labels, rounds, tasks
 from judge.human.sealing import change_counts
+from judge.human.together import Change
 from judge.human.types import Label, Rules
 from judge.human.wire import parse_rules
 
@@ -16,7 +17,7 @@ _BATCH = 500
 _COLUMNS = ("num_labels", "num_skips", "num_held", "labels_wanted", "is_available", "outcome", "reason", "settled_at")
 _UPDATE = (
     update(tasks)
-    .where(tasks.c.id == bindparam("task_row"))
+    .where(tasks.c.id == bindparam("settled_row"))
     .values({name: bindparam(f"to_{name}") for name in _COLUMNS})
 )
 _TASKS = (
@@ -53,13 +54,9 @@ def standing(
     }
 
 
-def write_standing(connection: Connection, task_rows: Sequence[int], standings: Sequence[Mapping[str, Any]]) -> None:
-    """Write what `standing` said of these tasks."""
-    rows = [
-        {"task_row": task_row, **{f"to_{name}": value for name, value in new.items()}}
-        for task_row, new in zip(task_rows, standings, strict=True)
-    ]
-    connection.execute(_UPDATE, rows[0] if len(rows) == 1 else rows)
+def standing_change(task_row: int, new: Mapping[str, Any]) -> Change:
+    """Writes what `standing` said of a task."""
+    return _UPDATE, {"settled_row": task_row, **{f"to_{name}": value for name, value in new.items()}}
 
 
 def moved_counts(task: Row[Any], new: Mapping[str, Any]) -> Counter[str]:
@@ -104,8 +101,9 @@ def resettle(
             standings.append(new)
             moved[task.round_row].update(moved_counts(task, new))
         if found:
-            write_standing(connection, [task.id for task in found], standings)
-    return {row_id for row_id, counts in sorted(moved.items()) if change_counts(connection, row_id, **counts)}
+            changes = [standing_change(task.id, new) for task, new in zip(found, standings, strict=True)]
+            connection.execute(_UPDATE, [values for _statement, values in changes])
+    return {row_id for row_id, counts in sorted(moved.items()) if change_counts(connection, row_id, counts)}
 
 
 def _is_resolved(outcome: str | None) -> int:

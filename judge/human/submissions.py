@@ -1,17 +1,18 @@
 """What an annotator hands in, and takes back; each function within a transaction that others opened."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from judge.human.errors import Conflict, Invalid, LeaseExpired, Quarantined, RoundSealed, TooFast, UnknownLease
-from judge.human.events import write_event
-from judge.human.leases import EXPIRED, QUARANTINED, SEALED, UNKNOWN, find_lease, insert_lease
+from judge.human.events import event, write_event
+from judge.human.leases import EXPIRED, QUARANTINED, SEALED, UNKNOWN, insert_lease
 from judge.human.schema import annotators, labels, leases, rounds, tasks
 from judge.human.sealing import change_counts
-from judge.human.settling import moved_counts, resettle, standing, write_standing
+from judge.human.settling import moved_counts, resettle, standing, standing_change
+from judge.human.together import Change, change_together
 from judge.human.trust import gold_accuracy, is_below, set_quarantine
 from judge.human.types import LABELS, Label, Lease, Receipt, Rules, Submission
 from judge.human.wire import digest, parse_rules, to_text
@@ -37,10 +38,18 @@ _MINE_ON = select(labels.c.id).where(
 _LAST = (
     select(func.max(labels.c.submitted_at)).where(labels.c.annotator_id == bindparam("me")).correlate(None)
 ).scalar_subquery()
-_PACE = select(func.count(), func.min(labels.c.submitted_at), _LAST).where(
-    labels.c.annotator_id == bindparam("me"), labels.c.submitted_at > bindparam("since")
-)
-_INSERT = insert(labels).returning(labels.c.id)
+_PACE = select(
+    func.count().label("num_recent"), func.min(labels.c.submitted_at).label("oldest"), _LAST.label("last")
+).where(labels.c.annotator_id == bindparam("me"), labels.c.submitted_at > bindparam("since"))
+# The number of the label to come, so that its row and what refers to it are written together. On SQLite it is what the
+# table would give it: nobody else writes meanwhile.
+_PACE_AND_NUMBER = {
+    "postgresql": _PACE.add_columns(func.nextval(func.pg_get_serial_sequence("labels", "id")).label("label_id")),
+    "sqlite": _PACE.add_columns(
+        select(func.coalesce(func.max(labels.c.id), 0) + 1).correlate(None).scalar_subquery().label("label_id")
+    ),
+}
+_INSERT = insert(labels).values({column.name: bindparam(f"new_{column.name}") for column in labels.columns})
 _END = update(leases).where(leases.c.id == bindparam("lease_row")).values(state=bindparam("to_state"))
 _LATE = update(rounds).where(rounds.c.id == bindparam("row_id")).values(num_late=rounds.c.num_late + 1)
 _SAID = select(labels.c.label).where(labels.c.task_row == bindparam("task_row"), labels.c.is_counted)
@@ -61,6 +70,7 @@ def submit_label(
     connection: Connection, annotator_id: int, token: str, submission: Submission
 ) -> Receipt | RoundSealed:
     """Take a label: see `Tasks.submit`. A late one is stored, and its refusal returned for the caller to raise."""
+    now = connection.get_execution_options()["clock"]()
     row = connection.execute(_HELD, {"token": token, "me": annotator_id}).one_or_none()
     if row is None:
         raise UnknownLease(UNKNOWN)
@@ -69,40 +79,46 @@ def submit_label(
     sha256 = digest(_as_json(submission))
     if row.state in {"submitted", "undone"}:
         return _replay(connection, token, sha256)
-    now = connection.get_execution_options()["clock"]()
-    me = {"me": annotator_id, "task_row": row.id, "since": now - _PACE_S}
+    # After the locks: it sees what those did who held them before.
+    pace = _PACE_AND_NUMBER[connection.dialect.name]
+    recent = {"me": annotator_id, "since": now - _PACE_S}
+    num_recent, oldest, last, label_id = connection.execute(pace, recent).one()
+    about = {"id": label_id, "annotator_id": annotator_id, "lease_token": token, "body_sha256": sha256}
     if row.round_state == "sealed":
-        return _keep_late(connection, row, _label_row(row, annotator_id, token, submission, sha256, now, row.shown_at))
+        return _keep_late(connection, row, about | _label_row(row, submission, now, row.shown_at))
     if row.is_quarantined:
         raise Quarantined(QUARANTINED)
     if row.state != "active" or row.expires_at <= now:
         raise LeaseExpired(EXPIRED)
-    num_recent, oldest, last = connection.execute(_PACE, me).one()
     since = max(row.shown_at, last or 0.0)  # a pair that was fetched ahead is looked at once the one before is done
     _check_pace(rules, now, since=since, num_recent=num_recent, oldest=oldest)
-    new = _label_row(row, annotator_id, token, submission, sha256, now, since)
-    label_id = connection.execute(_INSERT, new).scalar_one()
-    connection.execute(_END, {"lease_row": row.lease_row, "to_state": "submitted"})
+    new = about | _label_row(row, submission, now, since)
     detail = {"label_id": label_id, "label": new["label"], "annotator_id": annotator_id}
-    write_event(connection, actor=row.annotator, action="label", round_row=row.round_row, task_row=row.id, **detail)
+    written: list[Change] = [
+        _insertion(new),
+        (_END, {"lease_row": row.lease_row, "to_state": "submitted"}),
+        event(connection, actor=row.annotator, action="label", round_row=row.round_row, task_row=row.id, **detail),
+    ]
     if row.gold is None:
-        sealed = _settle(connection, row, new["label"], rules, now)
+        sealed = _settle(connection, row, new["label"], rules, now, written)
         return Receipt(label_id=label_id, is_replay=False, is_round_sealed=sealed)
-    change_counts(connection, row.round_row)  # a seal that came in between makes this label a late one
+    change_counts(connection, row.round_row, along=written)  # a seal that came in between makes this label a late one
     if is_below(*gold_accuracy(connection, annotator_id), rules):
         sealed = row.round_row in set_quarantine(connection, annotator_id, True, "gold")
         return Receipt(label_id=label_id, is_replay=False, is_round_sealed=sealed)
     return Receipt(label_id=label_id, is_replay=False)
 
 
-def _settle(connection: Connection, row: Row[Any], label: Label, rules: Rules, now: float) -> bool:
+def _settle(
+    connection: Connection, row: Row[Any], label: Label, rules: Rules, now: float, written: Sequence[Change]
+) -> bool:
     said: list[Label] = [label]
     if row.num_labels or row.num_skips:
-        said = list(connection.execute(_SAID, {"task_row": row.id}).scalars())
+        said = [*connection.execute(_SAID, {"task_row": row.id}).scalars(), label]
     adjudicated = row.outcome if row.adjudicated_by is not None else None
     new = standing(row, said, num_held=row.num_held - 1, rules=rules, adjudicated=adjudicated, now=now)
-    write_standing(connection, [row.id], [new])
-    return change_counts(connection, row.round_row, **moved_counts(row, new))
+    along = [*written, standing_change(row.id, new)]
+    return change_counts(connection, row.round_row, moved_counts(row, new), along=along)
 
 
 def _replay(connection: Connection, token: str, sha256: str) -> Receipt | RoundSealed:
@@ -116,10 +132,11 @@ def _keep_late(connection: Connection, row: Row[Any], new: dict[str, Any]) -> Ro
     """Store a label that came after the seal, apart from those that count."""
     seen = {"task_row": row.id, "me": new["annotator_id"]}
     if connection.execute(_MINE_ON, seen).first() is None:
-        connection.execute(_INSERT, new | {"is_late": True, "is_counted": False})
-        connection.execute(_END, {"lease_row": row.lease_row, "to_state": "submitted"})
-        connection.execute(_LATE, {"row_id": row.round_row})
-        write_event(connection, actor=row.annotator, action="late_label", round_row=row.round_row, task_row=row.id)
+        late = _insertion(new | {"is_late": True, "is_counted": False})
+        ended = (_END, {"lease_row": row.lease_row, "to_state": "submitted"})
+        counted = (_LATE, {"row_id": row.round_row})
+        told = event(connection, actor=row.annotator, action="late_label", round_row=row.round_row, task_row=row.id)
+        change_together(connection, [late, ended, counted, told])
     return RoundSealed(SEALED)
 
 
@@ -150,9 +167,7 @@ def _check_pace(rules: Rules, now: float, *, since: float, num_recent: int, olde
         raise TooFast(f"More than {rules.labels_per_minute} labels in a minute; please take a break.", wait_s)
 
 
-def _label_row(
-    row: Row[Any], annotator_id: int, token: str, submission: Submission, sha256: str, now: float, since: float
-) -> dict[str, Any]:
+def _label_row(row: Row[Any], submission: Submission, now: float, since: float) -> dict[str, Any]:
     body = {
         "strength": submission.strength,
         "reason": submission.reason,
@@ -161,15 +176,18 @@ def _label_row(
     }
     return {
         "task_row": row.id,
-        "annotator_id": annotator_id,
-        "lease_token": token,
         "label": _across(submission.choice, row.swapped),
         "body": to_text(body),
-        "body_sha256": sha256,
         "swapped": bool(row.swapped),
         "seconds": max(now - since, 0.0),
         "submitted_at": now,
+        "is_late": False,
+        "is_counted": True,
     }
+
+
+def _insertion(new: Mapping[str, Any]) -> Change:
+    return _INSERT, {f"new_{name}": value for name, value in new.items()}
 
 
 def _across(side: str, swapped: bool) -> Any:
@@ -215,7 +233,7 @@ def undo_label(connection: Connection, annotator_id: int, label_id: int) -> tupl
     change_counts(connection, row.round_row)
     resettle(connection, [row.task_row], {row.task_row: 1})
     lease_s = parse_rules(row.rules).lease_s
-    token = insert_lease(connection, row.task_row, annotator_id, swapped=row.swapped, lease_s=lease_s)
+    lease = insert_lease(connection, row.task_row, annotator_id, swapped=row.swapped, lease_s=lease_s)
     criteria = {name: choice_as_shown(side, row.swapped) for name, side in body["criteria"].items()}
     former = body | {"choice": choice_as_shown(row.label, row.swapped), "criteria": criteria}
-    return find_lease(connection, annotator_id, token), cast(Mapping[str, Any], former)
+    return lease, cast(Mapping[str, Any], former)

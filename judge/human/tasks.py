@@ -1,13 +1,14 @@
 """What an annotator can do with the pairs of the queue; each deed is one transaction."""
 
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from sqlalchemy import Connection, bindparam, func, select
 
-from judge.human.database import Database
-from judge.human.errors import RoundSealed
+from judge.human.database import Database, TryAgain
+from judge.human.errors import LeaseExpired, RoundSealed, UnknownLease
 from judge.human.leases import draw_lease, extend_lease, find_lease, release_lease, sweep
 from judge.human.schema import labels, rounds, tasks
 from judge.human.submissions import choice_as_shown, submit_label, undo_label
@@ -61,9 +62,26 @@ class Tasks:
         self._sweep()
 
         def deed(connection: Connection) -> Lease | None:
-            return draw_lease(connection, annotator_id, holding=holding, other_than=other_than, secret=secret)
+            try:
+                return draw_lease(connection, annotator_id, holding=holding, other_than=other_than, secret=secret)
+            except (RoundSealed, LeaseExpired) as error:  # since the statement before; there may be another pair
+                raise TryAgain(str(error)) from error
 
         return self._database.transact(deed, durable=False)
+
+    def rehearse(self) -> None:
+        """Do for nobody what is done all day, on every connection: the first ones to ask then wait no longer.
+
+        Changes nothing. Raises InfraError where the database does not answer.
+        """
+
+        def look(connection: Connection) -> None:
+            with suppress(UnknownLease):
+                draw_lease(connection, 0, holding=2, other_than=None, secret=b"")
+            with suppress(UnknownLease):
+                submit_label(connection, 0, "", Submission(choice="tie"))
+
+        self._database.warm(look)
 
     def current(self, annotator_id: int, token: str) -> Lease:
         """A lease that holds. Raises UnknownLease, LeaseExpired, RoundSealed."""

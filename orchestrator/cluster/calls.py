@@ -24,10 +24,18 @@ class Calls:
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
 
-    def get(self, ref: Any, *, what: str, timeout_s: float | None, meanwhile: Callable[[], None] | None = None) -> Any:
+    def get(
+        self,
+        ref: Any,
+        *,
+        what: str,
+        timeout_s: float | None,
+        meanwhile: Callable[[], None] | None = None,
+        watch: Callable[[], None] | None = None,
+    ) -> Any:
         """The result. Our own errors come back as themselves, a dead process or a deadline as InfraError.
 
-        meanwhile is called now and then for as long as it takes.
+        meanwhile is called now and then for as long as it takes; watch in every slice, to raise what ends the wait.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         told = time.monotonic()
@@ -36,6 +44,8 @@ class Calls:
             try:
                 return ray.get(ref, timeout=POLL_S)
             except ray.exceptions.GetTimeoutError as error:
+                if watch is not None:
+                    watch()
                 if meanwhile is not None and time.monotonic() - told > _MEANWHILE_S:
                     meanwhile()
                     told = time.monotonic()
@@ -50,8 +60,10 @@ class Calls:
             except RayActorError as error:
                 raise InfraError(f"{what}: its process died ({str(error).splitlines()[0]})") from error
 
-    def stream(self, generator: Any, *, what: str, timeout_s: float) -> Iterator[Any]:
-        """The results of a streaming task, each awaited for at most timeout_s."""
+    def stream(
+        self, generator: Any, *, what: str, timeout_s: float, watch: Callable[[], None] | None = None
+    ) -> Iterator[Any]:
+        """The results of a streaming task, each awaited for at most timeout_s; watch as in `get`."""
         started = time.monotonic()
         while True:
             self._observer.check_stop()
@@ -63,7 +75,10 @@ class Calls:
                     return
                 yield self.get(ref, what=what, timeout_s=timeout_s)
                 started = time.monotonic()
-            elif time.monotonic() - started > timeout_s:
+                continue
+            if watch is not None:
+                watch()
+            if time.monotonic() - started > timeout_s:
                 raise InfraError(f"{what} did not answer within {timeout_s:.0f} s; its log is in Ray's log folder")
 
 

@@ -28,8 +28,9 @@ def connect(run: RunDir, observer: Observer) -> Started:
     """Start all actors side by side; nothing is waited for."""
     config = run.config
     label_server = LabelServer(run, observer)
-    rollout = RayRollout(run, config, observer)
+    # The learner's ranks need room all at once, so they come before engines, which take what is left.
     learner = RayLearner(run, config, observer)
+    rollout = RayRollout(run, config, observer)
     judge = RayJudge(run.root, run.run_id, config.judge, observer)
     gold = None
     if config.evaluation.gold is not None:

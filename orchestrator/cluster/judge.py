@@ -5,7 +5,7 @@ import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,17 @@ class _Judging:
     method: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    submitted: float = field(default_factory=time.time)
+    finished: float | None = None
+
+    def __post_init__(self) -> None:
+        # Results are collected in the order of submission; when each was there is known only to a callback.
+        if self.method == "build":
+            self.ref.future().add_done_callback(self._note)
+
+    def _note(self, future: Any) -> None:
+        if future.exception() is None:
+            self.finished = time.time()
 
 
 class RayJudge:
@@ -80,9 +91,11 @@ class RayJudge:
         for place, group in enumerate(groups):
             pending.append(self._submit(place, "build", group, **kwargs))
             while self._max_in_flight is not None and len(pending) > self._max_in_flight:
-                shards.append(self._result(pending.popleft()))
+                shards.append(self._built(pending))
+            self._observer.tell("queue", queue="judging", depth=len(pending))
         with self._observer.stage(round_id, "judge"):
-            shards += [self._result(work) for work in pending]
+            while pending:
+                shards.append(self._built(pending))
         self.take_report(round_id)
         return tuple(sorted(shards, key=lambda shard: shard.chunk_id))
 
@@ -99,11 +112,28 @@ class RayJudge:
             self._submit(ours.chunk_id, "compare", ours, theirs, **kwargs)
             for ours, theirs in zip(candidates, baselines, strict=True)
         ]
-        return [verdict for each in work for verdict in self._result(each)]
+        verdicts = [verdict for each in work for verdict in self._result(each)]
+        self.take_report(None)
+        return verdicts
 
     def answer(self, shard: GroupShard, *, out_dir: str) -> list[Answer]:
         answers: list[Answer] = self._result(self._submit(shard.chunk_id, "answer", shard, out_dir=out_dir))
         return answers
+
+    def _built(self, pending: deque[_Judging]) -> PairShard:
+        """The oldest shard, awaited, and when its judge had it."""
+        work = pending.popleft()
+        shard: PairShard = self._result(work)
+        self._observer.record(
+            "shard_judged",
+            judge=self._name,
+            chunk_id=shard.chunk_id,
+            num_pairs=shard.num_pairs,
+            submitted=work.submitted,
+            finished=work.finished or time.time(),  # a shard that another judge finished has no time of its own
+        )
+        self._observer.tell("queue", queue="judging", depth=len(pending))
+        return shard
 
     def _submit(self, place: int, method: str, *args: Any, **kwargs: Any) -> _Judging:
         actor = place % len(self._actors)

@@ -30,7 +30,7 @@ class RayRollout:
     """Engines as Ray actors; chunks go to whichever engine has room."""
 
     def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
-        settings = config.rollout
+        settings = config.engines
         self._run, self._settings, self._observer = run, settings, observer
         self._calls = Calls(observer)
         gpus = settings.gpus_per_engine
@@ -98,6 +98,7 @@ class RayRollout:
         in_flight: dict[Any, _InFlight] = {}
         while waiting or in_flight:
             self._submit(waiting, in_flight, policy, sampling)
+            self._tell_queues(waiting, in_flight)
             done, _ = ray.wait(list(in_flight), num_returns=1, timeout=POLL_S)
             self._observer.check_stop()
             self._check_deadline(in_flight)
@@ -111,7 +112,15 @@ class RayRollout:
                     self._retry(work, attempts, waiting, policy, error)
                     continue
                 self._observer.advance(len(work.chunk.prompts))
-                self._observer.record("generated", num_tokens=shard.num_tokens, num_groups=shard.num_groups)
+                self._observer.record(
+                    "generated",
+                    engine=work.engine,
+                    chunk_id=shard.chunk_id,
+                    num_tokens=shard.num_tokens,
+                    num_groups=shard.num_groups,
+                    seconds=time.monotonic() - work.submitted,
+                )
+                self._tell_queues(waiting, in_flight)
                 yield shard
 
     def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
@@ -122,6 +131,10 @@ class RayRollout:
             timeout_s=self._settings.generate_timeout_s,
         )
         return logps
+
+    def _tell_queues(self, waiting: deque[PromptChunk], in_flight: dict[Any, _InFlight]) -> None:
+        self._observer.tell("queue", queue="waiting", depth=len(waiting))
+        self._observer.tell("queue", queue="generating", depth=len(in_flight))
 
     def _submit(
         self, waiting: deque[PromptChunk], in_flight: dict[Any, _InFlight], policy: PolicyRef, sampling: Sampling

@@ -9,17 +9,27 @@ import ray
 from orchestrator.config import ClusterConfig
 
 
-def start_ray(config: ClusterConfig) -> None:
-    """Join the cluster that this process was pointed at (a Ray job, RAY_ADDRESS), or start a local one of its own."""
+def start_ray(config: ClusterConfig, *, json_logs: bool = False) -> None:
+    """Join the cluster that this process was pointed at (a Ray job, RAY_ADDRESS), or start a local one of its own.
+
+    json_logs: actors log to Ray's log folder as JSON, with the ids of job, node, worker and actor.
+    """
     if ray.is_initialized():
         return
     # Our own progress and errors are what a person should see; workers' logs are in Ray's log folder.
     common: dict[str, Any] = {"log_to_driver": bool(os.environ.get("RONDO_LOG_TO_DRIVER")), "logging_level": "ERROR"}
     logging.getLogger("ray").setLevel(logging.ERROR)
+    if json_logs:
+        common["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level="WARNING")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address="auto", **common)
-        return
+    else:
+        _start_local(config, common)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # a logging_config has a level of its own for the driver, too
+
+
+def _start_local(config: ClusterConfig, common: dict[str, Any]) -> None:
     ray.init(
         address="local",  # never one that happens to run, or ran, on this machine
         num_cpus=config.num_cpus,

@@ -1,6 +1,8 @@
 """The loop with real workers in one process: what is counted, what is refused, what an amendment does."""
 
 import json
+import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,14 +10,16 @@ import pytest
 
 from judge.config import PairingConfig
 from judge.shards import read_pairs
+from orchestrator.ahead import chunk_prompts
 from orchestrator.export import export_round
 from orchestrator.journal import Journal
-from orchestrator.loop import chunk_prompts
 from orchestrator.observer import warnings_of
 from orchestrator.probe import ProbeError, check_probe
+from orchestrator.rundir import read_run
 from orchestrator.status import status
-from rollout.errors import IntegrityError, UsageError
+from rollout.errors import InfraError, IntegrityError, Stopped, UsageError
 from tests.support.accounts import check_accounts
+from tests.support.local_cluster import load_one_at_a_time, local_cluster
 from tests.support.tiny_config import tiny_config
 from tests.support.tiny_policy import make_tiny_policy
 from tests.support.tiny_run import tiny_run
@@ -98,17 +102,90 @@ def test_an_amendment_holds_from_the_next_unopened_round(policy, tmp_path):
     assert records[0].settings != records[1].settings
 
 
-def test_lag_samples_from_an_earlier_policy(policy, tmp_path):
+def test_lag_samples_from_an_earlier_policy(policy, tmp_path, monkeypatch):
+    load_one_at_a_time(monkeypatch)
     journal = tiny_run(tiny_config(policy, num_rounds=3, max_policy_lag=1), tmp_path / "run")
     sampled = [record.policy_sampled.version for record in journal.records()]
     assert sampled == [0, 0, 1]
     assert [one["lag"] for one in status(journal.run.root)["rounds"]] == [0, 1, 1]
 
 
+class LearnsOnceTheNextRoundIsThere:
+    """A learner that waits, up to a deadline, for the pairs of the round after the one that it learns."""
+
+    def __init__(self, learner, root, num_rounds):
+        self._learner, self._root, self._num_rounds = learner, root, num_rounds
+        self.score = learner.score
+
+    def train(self, *, round_id, **kwargs):
+        deadline = time.monotonic() + 60
+        while round_id + 1 < self._num_rounds and not self.pairs(round_id + 1):
+            assert time.monotonic() < deadline, f"round {round_id + 1} was not made while round {round_id} was learnt"
+            time.sleep(0.01)
+        return self._learner.train(round_id=round_id, **kwargs)
+
+    def pairs(self, round_id):
+        return list(self._root.glob(f"rounds/{round_id:04d}/pairs/*.json"))
+
+
+def test_with_a_lag_the_next_round_is_sampled_and_judged_while_this_one_is_learnt(policy, tmp_path, monkeypatch):
+    load_one_at_a_time(monkeypatch)
+
+    def overlapping(run, base):
+        cluster = local_cluster(run, base)
+        return replace(cluster, learner=LearnsOnceTheNextRoundIsThere(cluster.learner, run.root, 3))
+
+    config = tiny_config(policy, num_rounds=3, max_policy_lag=1)
+    undisturbed = tiny_run(config, tmp_path / "undisturbed").records()
+    monkeypatch.setattr("tests.support.tiny_run.local_cluster", overlapping)
+    assert tiny_run(config, tmp_path / "run").records() == undisturbed
+
+
+def test_what_goes_wrong_ahead_ends_the_run_and_the_round_before_keeps_what_it_learnt(policy, tmp_path, monkeypatch):
+    load_one_at_a_time(monkeypatch)
+
+    def failing(run, base):
+        cluster = local_cluster(run, base)
+        generate = cluster.rollout.generate
+
+        def until_the_second_round(chunks, **kwargs):
+            if chunks[0].round_id == 1:
+                raise InfraError("the engine is gone")
+            return generate(chunks, **kwargs)
+
+        monkeypatch.setattr(cluster.rollout, "generate", until_the_second_round)
+        return cluster
+
+    config = tiny_config(policy, num_rounds=2, max_policy_lag=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.support.tiny_run.local_cluster", failing)
+        with pytest.raises(InfraError, match="the engine is gone"):
+            tiny_run(config, tmp_path / "run")
+    [record] = Journal(read_run(tmp_path / "run"), base_policy=None).records()
+    assert record.update is not None
+    assert record.scores is None
+    assert len(tiny_run(config, tmp_path / "run").records()) == 2
+
+
+def test_a_round_that_was_begun_ahead_keeps_its_settings(policy, tmp_path, monkeypatch):
+    load_one_at_a_time(monkeypatch)
+    config = tiny_config(policy, num_rounds=2, max_policy_lag=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.loop.evaluate", raises_stopped)
+        with pytest.raises(Stopped):
+            tiny_run(config, tmp_path / "run")
+    amended = tiny_config(policy, num_rounds=3, max_policy_lag=1, judge__target="tests.support.tiny_judge:always_tied")
+    records = tiny_run(amended, tmp_path / "run", amend=True).records()
+    assert [record.num_pairs > 0 for record in records] == [True, True, False]
+
+
+def raises_stopped(*_):
+    raise Stopped("stopped before the evaluation")
+
+
 def test_a_prompt_taken_away_from_an_open_round_is_named(finished):
-    record = finished.record(0)
     with pytest.raises(UsageError, match="round 0 drew 8 prompts"):
-        chunk_prompts(finished, record, ())
+        chunk_prompts(finished, 0, ())
 
 
 def test_a_base_that_was_changed_meanwhile_is_refused(tmp_path):

@@ -4,9 +4,10 @@ import threading
 import time
 
 import pytest
+from sqlalchemy import event
 
 from judge.human.database import Database
-from judge.human.schema import labels, tasks
+from judge.human.schema import labels, leases, tasks
 from rollout.errors import InfraError, UsageError
 from tests.people.test_queue_agreement import *  # noqa: F403
 from tests.people.test_queue_database import *  # noqa: F403
@@ -22,6 +23,9 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(postgres_bin() is None, reason="Debian's package postgresql is not installed"),
 ]
+
+CHANGES = [("INSERT INTO", "labels"), ("INSERT INTO", "events")]
+CHANGES += [("UPDATE", table) for table in ("leases", "tasks", "rounds")]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,28 @@ def test_the_next_pair_is_found_by_its_index_among_many(queue):
         plan = " ".join(row[0] for row in connection.exec_driver_sql(query))
     assert "ix_tasks_next" in plan
     assert "Sort" not in plan
+
+
+def test_a_rehearsal_opens_all_connections_and_changes_nothing(server, queue):
+    queue.round(num=1)
+    engines = (queue.database.engine, queue.database._passing, queue.database._reading)
+    for engine in engines:
+        engine.dispose()
+    queue.tasks.rehearse()
+    assert [engine.pool.checkedin() for engine in engines] == [engine.pool.size() for engine in engines]
+    assert queue.count(labels) == queue.count(leases) == 0
+    assert queue.draw(queue.ann) is not None
+
+
+def test_a_label_and_all_that_follows_from_it_are_one_statement(queue):
+    queue.round(num=2)
+    lease = queue.draw(queue.ann)
+    changes = []
+    event.listen(queue.database.engine, "before_cursor_execute", lambda *given: changes.append(given[2]))
+    queue.tasks.submit(queue.ann, lease.token, LEFT)
+    writing = [text for text in changes if not text.startswith("SELECT")]
+    assert len(writing) == 1
+    assert [writing[0].count(f"{verb} {table}") for verb, table in CHANGES] == [1] * len(CHANGES)
 
 
 def test_an_outage_is_an_infra_error_and_afterwards_all_goes_on(server, queue):

@@ -9,12 +9,18 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from learner.model import load_model
+from orchestrator.export import export_round
+from tests.support.local_cluster import load_one_at_a_time
 from tests.support.tiny_config import tiny_config
 from tests.support.tiny_policy import make_tiny_policy
 from tests.support.tiny_run import tiny_run
@@ -32,24 +38,37 @@ class Renames:
     """Counts the renames that put files into place below a run directory, and kills one of them."""
 
     def __init__(self, monkeypatch):
-        self.num, self.kill_at, self.only_commits = 0, None, False
+        self.num, self.kill_at, self.counts = 0, None, anything
+        self._one_at_a_time = threading.Lock()
         self._replace = os.replace
         monkeypatch.setattr(os, "replace", self)
 
     def __call__(self, source, target, **kwargs):
-        if not self.only_commits or is_commit(Path(target)):
-            self.num += 1
-            if self.num == self.kill_at:
-                raise Killed(str(target))
-        self._replace(source, target, **kwargs)
+        with self._one_at_a_time:
+            if self.counts(Path(target)):
+                self.num += 1
+                if self.kill_at is not None and self.num >= self.kill_at:  # what is dead in one thread is in all
+                    raise Killed(str(target))
+            self._replace(source, target, **kwargs)
 
-    def arm(self, kill_at, *, only_commits=False):
-        self.num, self.kill_at, self.only_commits = 0, kill_at, only_commits
+    def arm(self, kill_at, *, counts=None):
+        self.num, self.kill_at, self.counts = 0, kill_at, counts or anything
+
+
+def anything(target: Path) -> bool:
+    return True
 
 
 def is_commit(target: Path) -> bool:
     """Manifests, records and whole folders make work visible; a shard without its manifest does not exist yet."""
     return target.suffix != ".arrow"
+
+
+def is_about_the_policy(target: Path) -> bool:
+    """From the reference's values to the commit of the scores: all that knows what kind of policy is learnt."""
+    if not is_commit(target):
+        return False
+    return bool({"policies", "learner", "reference", "evaluation"} & set(target.parts)) or target.name == "record.json"
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -109,6 +128,60 @@ def test_killed_at_every_rename(config, renames, undisturbed, tmp_path):
     assert kill_at > 40, "the test found fewer renames than two rounds have"
 
 
+def test_killed_at_every_commit_while_rounds_overlap(policy, renames, tmp_path, monkeypatch):
+    load_one_at_a_time(monkeypatch)
+    changes = {"num_rounds": 3, "max_policy_lag": 1, "prompts__num_per_round": 2, "rollout__num_completions": 2}
+    config = tiny_config(policy, rollout__max_new_tokens=4, evaluation__prompts=None, **changes)
+    tiny_run(config, tmp_path / "undisturbed")
+    undisturbed = digest(tmp_path / "undisturbed")
+    kill_at = 1
+    while attempt(config, tmp_path / str(kill_at), renames, kill_at, counts=is_commit):
+        renames.arm(None)
+        tiny_run(config, tmp_path / str(kill_at))
+        assert digest(tmp_path / str(kill_at)) == undisturbed, f"killed at commit {kill_at}"
+        shutil.rmtree(tmp_path / str(kill_at))
+        kill_at += 1
+    assert kill_at > 20, "the test found fewer commits than three rounds have"
+
+
+@pytest.mark.parametrize("publish", ["merged", "adapter"])
+def test_an_adapter_killed_wherever_its_policy_is_written_or_measured(policy, renames, tmp_path, publish):
+    config = tiny_config(
+        policy,
+        prompts__num_per_round=2,
+        rollout__num_completions=2,
+        rollout__max_new_tokens=4,
+        evaluation__num_prompts=1,
+        learner__lora={"rank": 2, "alpha": 4, "publish": publish},
+    )
+    journal = tiny_run(config, tmp_path / "undisturbed")
+    undisturbed = digest(tmp_path / "undisturbed")
+    kinds = [record.update.policy_out.kind for record in journal.records()]
+    assert kinds == ["adapter" if publish == "adapter" else "full"] * 2
+    kill_at = 1
+    while attempt(config, tmp_path / str(kill_at), renames, kill_at, counts=is_about_the_policy):
+        renames.arm(None)
+        tiny_run(config, tmp_path / str(kill_at))
+        assert digest(tmp_path / str(kill_at)) == undisturbed, f"killed at rename {kill_at}"
+        shutil.rmtree(tmp_path / str(kill_at))
+        kill_at += 1
+    assert kill_at > 20, "the test found fewer renames than two rounds have"
+
+    export_round(journal, 1, tmp_path / "exported")
+    policy_out = journal.records()[1].update.policy_out
+    ours = load_model(tmp_path / "undisturbed" / policy_out.path, device=torch.device("cpu"))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "exported/policy", dtype=torch.float32)
+    ids = torch.arange(6, 26)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, ours(ids).logits, atol=1e-5, rtol=0)
+    assert AutoTokenizer.from_pretrained(tmp_path / "exported/policy").chat_template
+    if publish == "adapter":
+        plain = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
+        opened = PeftModel.from_pretrained(plain, tmp_path / "exported/policy")
+        with torch.no_grad():
+            torch.testing.assert_close(opened(ids).logits, ours(ids).logits, atol=1e-5, rtol=0)
+
+
 def pairs_config(policy):
     # Without evaluation, whose commits the test above kills one by one: pairs grow with the square.
     return tiny_config(
@@ -125,7 +198,7 @@ def undisturbed_pairs_run(policy: Path, folder: Path) -> tuple[dict[str, str], i
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         renames = Renames(patch)
-        renames.arm(None, only_commits=True)
+        renames.arm(None, counts=is_commit)
         tiny_run(pairs_config(policy), folder / "undisturbed")
         return digest(folder / "undisturbed"), renames.num
 
@@ -136,11 +209,11 @@ def pairs_after(first: int, policy: Path, folder: Path, undisturbed: dict[str, s
     config, once, twice = pairs_config(policy), folder / f"{first}-once", folder / f"{first}-twice"
     with pytest.MonkeyPatch.context() as patch:
         renames = Renames(patch)
-        assert attempt(config, once, renames, first, only_commits=True)
+        assert attempt(config, once, renames, first, counts=is_commit)
         second, killed = 1, True
         while killed:
             shutil.copytree(once, twice, symlinks=True)
-            killed = attempt(config, twice, renames, second, only_commits=True)
+            killed = attempt(config, twice, renames, second, counts=is_commit)
             if killed:
                 renames.arm(None)
                 tiny_run(config, twice)

@@ -1,16 +1,23 @@
-"""New weights in a running vLLM engine: as good as a fresh engine's, for tied and untied output layers."""
+"""New weights in a running vLLM engine: as good as a fresh engine's, for whole policies, tied and untied, and for
+adapters of one base.
+"""
 
 import asyncio
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from learner.model import load_model
 from rollout.config import RolloutConfig
-from rollout.errors import InfraError
+from rollout.errors import InfraError, IntegrityError
+from rollout.shards import base_folder, write_json
 from rollout.types import PolicyRef, Sampling, TokenSequence
 from rollout.vllm_engine import VllmEngine
+from tests.support.tiny_adapter import make_tiny_adapter
 from tests.support.tiny_policy import make_tiny_policy
 
 pytestmark = pytest.mark.integration
@@ -23,6 +30,9 @@ GREEDY = Sampling(num_completions=1, temperature=0.0, top_p=1.0, max_new_tokens=
 TOLERANCE = 1e-4
 
 
+RANK = 4
+
+
 def ref(version: int) -> PolicyRef:
     return PolicyRef(version=version, path=f"policies/v{version:04d}", sha256=f"{version:064d}")
 
@@ -31,15 +41,30 @@ def make_engine(**settings) -> VllmEngine:
     return VllmEngine(settings=RolloutConfig(**settings), stop_ids=(2,), dtype="float32", seed=7)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", "untied", "adapters"])
 def folders(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("policies")
-    return [make_tiny_policy(root / str(version), seed=version, tie=request.param) for version in VERSIONS]
+    if request.param == "adapters":
+        base = make_tiny_policy(root / "0", seed=0)
+        return [base, *(make_tiny_adapter(root / str(v), base, seed=v, rank=RANK) for v in VERSIONS[1:])]
+    return [make_tiny_policy(root / str(v), seed=v, tie=request.param == "tied") for v in VERSIONS]
+
+
+@pytest.fixture(scope="module")
+def settings(folders):
+    """With room for adapters where there are any, as the orchestrator makes it."""
+    return {"max_lora_rank": RANK} if base_folder(folders[1]) != folders[1] else {}
 
 
 @pytest.fixture(scope="module")
 def models(folders):
-    return [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in folders]
+    """What transformers makes of the policies; adapters merged by peft."""
+    found = []
+    for folder in folders:
+        model = AutoModelForCausalLM.from_pretrained(base_folder(folder), dtype=torch.float32)
+        is_adapter = base_folder(folder) != folder
+        found.append(PeftModel.from_pretrained(model, folder).merge_and_unload() if is_adapter else model)
+    return found
 
 
 async def answers(engine: VllmEngine):
@@ -55,14 +80,14 @@ def teacher_forced(model, prompt, token_ids):
     return logps[np.arange(len(token_ids)), token_ids], logps.argmax(-1)
 
 
-async def test_after_every_update_the_engine_is_as_good_as_a_fresh_one(folders, models):
+async def test_after_every_update_the_engine_is_as_good_as_a_fresh_one(folders, models, settings):
     fresh = {}
     for version in VERSIONS:
-        engine = make_engine()
+        engine = make_engine(**settings)
         await engine.start(ref(version), folders[version])
         fresh[version] = await answers(engine)
         await engine.close()
-    engine = make_engine()
+    engine = make_engine(**settings)
     await engine.start(ref(0), folders[0])
     for version in [0, 1, 2, 3, 1, 0]:
         if engine.policy != ref(version):
@@ -79,8 +104,8 @@ async def test_after_every_update_the_engine_is_as_good_as_a_fresh_one(folders, 
     await engine.close()
 
 
-async def test_running_completions_go_on_under_the_new_weights_and_say_where_they_changed(folders, models):
-    engine = VllmEngine(settings=RolloutConfig(), stop_ids=(), dtype="float32", seed=7)
+async def test_running_completions_go_on_under_the_new_weights_and_say_where_they_changed(folders, models, settings):
+    engine = VllmEngine(settings=RolloutConfig(**settings), stop_ids=(), dtype="float32", seed=7)
     await engine.start(ref(0), folders[0])
     how = Sampling(num_completions=1, temperature=0.0, top_p=1.0, max_new_tokens=500)
     prompts = PROMPTS[:-1]
@@ -104,8 +129,8 @@ async def test_running_completions_go_on_under_the_new_weights_and_say_where_the
     await engine.close()
 
 
-async def test_scores_over_which_the_weights_change_are_wholly_of_one_policy(folders, models):
-    engine = make_engine()
+async def test_scores_over_which_the_weights_change_are_wholly_of_one_policy(folders, models, settings):
+    engine = make_engine(**settings)
     await engine.start(ref(0), folders[0])
 
     def in_small_chunks(vllm_engine):
@@ -125,8 +150,8 @@ async def test_scores_over_which_the_weights_change_are_wholly_of_one_policy(fol
     await engine.close()
 
 
-async def test_a_thread_that_dies_fails_what_is_waiting_and_start_builds_the_engine_anew(folders):
-    engine = make_engine()
+async def test_a_thread_that_dies_fails_what_is_waiting_and_start_builds_the_engine_anew(folders, settings):
+    engine = make_engine(**settings)
     await engine.start(ref(0), folders[0])
     before = await answers(engine)
 
@@ -144,4 +169,41 @@ async def test_a_thread_that_dies_fails_what_is_waiting_and_start_builds_the_eng
         await engine.load(ref(1), folders[1])
     await engine.start(ref(0), folders[0])
     assert [one.token_ids.tolist() for one in await answers(engine)] == [one.token_ids.tolist() for one in before]
+    await engine.close()
+
+
+async def test_an_engine_without_room_for_an_adapter_makes_it_and_lets_it_go(folders, models, settings, tmp_path):
+    """From whole policies to adapters and back: the engine is built anew, and answers right after each."""
+    base = make_tiny_policy(tmp_path / "whole", seed=9)
+    adapters = [make_tiny_adapter(tmp_path / str(v), base, seed=v, rank=9 * v) for v in (1, 2)]
+    if settings:
+        pytest.skip("starts without room")
+    engine = make_engine()
+    await engine.start(ref(0), folders[0])
+    for version, folder in enumerate([*adapters, base, folders[1]], start=1):
+        await engine.load(ref(version), folder)
+        model = load_model(folder, device=torch.device("cpu"))
+        for prompt, ours in zip(PROMPTS[:3], await answers(engine), strict=False):
+            logps, best = teacher_forced(model, prompt, ours.token_ids)
+            assert ours.token_ids.tolist() == best.tolist()
+            np.testing.assert_allclose(ours.logps, logps, atol=TOLERANCE)
+            assert {span.version for span in ours.weight_versions} == {version}
+    await engine.close()
+
+
+async def test_a_broken_adapter_answers_nothing(folders, settings, tmp_path):
+    if not settings:
+        pytest.skip("about adapters")
+    broken = tmp_path / "broken"
+    shutil.copytree(folders[1], broken)
+    write_json(broken / "base.json", {"path": str(folders[0]), "sha256": ""})
+    weights = broken / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    engine = make_engine(**settings)
+    await engine.start(ref(0), folders[0])
+    with pytest.raises(IntegrityError, match="broken is not a whole adapter"):
+        await engine.load(ref(1), broken)
+    assert engine.policy is None
+    await engine.start(ref(1), folders[1])
+    assert await answers(engine)
     await engine.close()

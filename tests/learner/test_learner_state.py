@@ -1,6 +1,7 @@
 """The learner's state comes back bit for bit, or not at all."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,27 +9,36 @@ from torch import nn
 
 from learner.adaptive import ObjectiveState
 from learner.state import (
+    AdapterShape,
     load_state,
     random_states,
     read_state_manifest,
-    save_state,
-    saved_master,
+    saved_masters,
     saved_reference,
     set_random_states,
     state_folder,
 )
+from learner.state_writing import save_state
 from rollout.errors import IntegrityError
 from rollout.shards import hash_file
 
 OBJECTIVE = ObjectiveState(beta_scale=1.1, reward_sum=0.1 + 0.2, num_rewards=7, margin_mean=1 / 3, margin_spread=2.0)
+SHAPE = AdapterShape(base_sha256="b" * 64, rank=4, alpha=8, targets=("0",))
 FILES = ["masters.safetensors", "moments.safetensors", "random.safetensors"]
 
 
 class Learner:
+    """Of all weights, or of the first layer alone, as if that were the adapter of `shape`."""
+
+    shape = None
+
     def __init__(self, seed, width=3):
-        torch.manual_seed(seed)
+        torch.manual_seed(1)
         self.model = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 1))
-        self.parameters = dict(self.model.named_parameters())
+        torch.manual_seed(seed)
+        self.model[0].reset_parameters()
+        names = dict(self.model.named_parameters())
+        self.parameters = {name: p for name, p in names.items() if self.shape is None or name.startswith("0.")}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.1, fused=True)
 
     def step(self):
@@ -47,17 +57,20 @@ class Learner:
             random_states=random_states(),
             objective=OBJECTIVE,
             reference=reference,
+            adapter=self.shape,
         )
 
     def load(self, folder, version=2):
-        return load_state(folder, version=version, parameters=self.parameters, optimizer=self.optimizer)
+        filled = {"parameters": self.parameters, "optimizer": self.optimizer}
+        return load_state(folder, version=version, **filled, adapter=self.shape)
 
     def values(self):
         return [p.detach().clone() for p in self.parameters.values()]
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(params=[None, SHAPE], ids=["all weights", "adapter"])
+def folder(tmp_path, request, monkeypatch):
+    monkeypatch.setattr(Learner, "shape", request.param)
     return tmp_path / "learner/0001"
 
 
@@ -127,10 +140,33 @@ def test_the_state_of_another_policy_or_model_is_refused(folder):
         read_state_manifest(folder.with_name("0007"), version=8)
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (None, "a LoRA adapter, expected one of all weights"),
+        (replace(SHAPE, rank=8), "a LoRA adapter with rank 4, expected one of a LoRA adapter with rank 8"),
+        (replace(SHAPE, base_sha256="c" * 64), f"base_sha256 {'b' * 64}, expected .* base_sha256 {'c' * 64}"),
+        (replace(SHAPE, quantize="nf4"), "quantize None, expected .* quantize nf4"),
+    ],
+)
+def test_the_state_of_another_adapter_is_refused_in_one_line(tmp_path, monkeypatch, other, said):
+    folders = {None: tmp_path / "full", SHAPE: tmp_path / "adapter"}
+    for shape, folder in folders.items():
+        monkeypatch.setattr(Learner, "shape", shape)
+        Learner(0).save(folder)
+    monkeypatch.setattr(Learner, "shape", other)
+    with pytest.raises(IntegrityError, match=said) as caught:
+        Learner(0).load(folders[SHAPE])
+    assert "\n" not in str(caught.value)
+    if other is not None:
+        with pytest.raises(IntegrityError, match="all weights, expected one of a LoRA adapter"):
+            Learner(0).load(folders[None])
+
+
 def test_masters_can_be_read_one_by_one(folder):
     learner = Learner(0)
     learner.save(folder)
-    assert torch.equal(saved_master(folder, "0.weight"), learner.parameters["0.weight"])
+    assert torch.equal(saved_masters(folder)["0.weight"], learner.parameters["0.weight"])
 
 
 def test_the_base_has_no_state(tmp_path):
@@ -142,6 +178,8 @@ def test_a_state_from_before_objectives_had_a_memory_still_opens(folder):
     Learner(0).save(folder)
     manifest = json.loads((folder / "state.json").read_text())
     del manifest["objective"]
+    if Learner.shape is None:
+        del manifest["adapter"]
     (folder / "state.json").write_text(json.dumps(manifest))
     assert Learner(1).load(folder)[0].objective == ObjectiveState()
 

@@ -1,6 +1,7 @@
 """Rounds of learning: what is counted, refused, kept bit for bit, and left for a post-mortem."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from learner.batches import pad
 from learner.config import LearnerConfig
 from learner.errors import DivergedError
 from learner.logps import completion_logps
+from learner.lora_config import LoraConfig
 from learner.model import load_model
 from learner.pairs import trainable
 from learner.reference import with_reference
@@ -23,6 +25,10 @@ from rollout.types import PolicyRef, TokenSequence
 from tests.support.tiny_pairs import SIGNATURE, make_pair, random_pairs, write_pair_shard
 from tests.support.tiny_policy import make_tiny_policy
 
+MERGED = {"lora": LoraConfig(rank=4, alpha=8)}
+ALONE = {"lora": LoraConfig(rank=4, alpha=8, publish="adapter")}
+# Learning repeats and resumes whatever of a policy is trained and published.
+TRAINED = pytest.mark.parametrize("trained", [{}, MERGED, ALONE], ids=["all weights", "merged", "adapter alone"])
 SETTINGS = LearnerConfig(learning_rate=1e-3, batch_pairs=4, compute_dtype="float32", device="cpu")
 
 
@@ -76,29 +82,34 @@ def test_a_round_learns_the_preference_and_reports_it(run_dir):
     assert "tokens_per_s" not in update.metrics
 
 
-def test_twenty_steps_are_the_same_bit_for_bit(run_dir, tmp_path):
+@TRAINED
+def test_twenty_steps_are_the_same_bit_for_bit(run_dir, trained):
     shard = write_pair_shard(run_dir, random_pairs(20))
     results = []
     for _ in range(2):
-        steps, update = learn(worker(run_dir, num_epochs=4), round_id=0, shards=[shard], policy_in=base_of(run_dir))
+        learner = worker(run_dir, num_epochs=4, **trained)
+        steps, update = learn(learner, round_id=0, shards=[shard], policy_in=base_of(run_dir))
         assert len(steps) == 20
         values = [{k: v for k, v in step.values.items() if k != "tokens_per_s"} for step in steps]
         results.append((values, update, files_of(run_dir / "learner/0000"), files_of(run_dir / "policies/v0001")))
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("reference", ["base", "round_start"])
-def test_a_resumed_learner_goes_on_bit_for_bit(run_dir, reference):
+@TRAINED
+@pytest.mark.parametrize("reference", ["base", "round_start", "ema"])
+def test_a_resumed_learner_goes_on_bit_for_bit(run_dir, reference, trained):
+    settings = {"reference": reference, "ema_steps": 2 if reference == "ema" else 64, **trained}
+    if trained != ALONE:
+        settings["publish_dtype"] = "bfloat16"
     shards = [write_pair_shard(run_dir, random_pairs(9, round_id=r), round_id=r) for r in (0, 1)]
-    learner = worker(run_dir, reference=reference, publish_dtype="bfloat16")
+    learner = worker(run_dir, **settings)
     policy, results = base_of(run_dir), []
     for round_id in (0, 1):
         steps, update = learn(learner, round_id=round_id, shards=[shards[round_id]], policy_in=policy)
         results.append(([step.values["loss"] for step in steps], update, files_of(run_dir / f"learner/000{round_id}")))
         policy = update.policy_out
-    for path in sorted((run_dir / "rounds/0001/reference").iterdir()):
-        path.unlink()
-    resumed = worker(run_dir, reference=reference, publish_dtype="bfloat16")
+    shutil.rmtree(run_dir / "rounds/0001/reference", ignore_errors=True)
+    resumed = worker(run_dir, **settings)
     steps, update = learn(resumed, round_id=1, shards=[shards[1]], policy_in=results[0][1].policy_out)
     assert ([step.values["loss"] for step in steps], update, files_of(run_dir / "learner/0001")) == results[1]
     assert resumed.num_steps == 6
@@ -127,14 +138,15 @@ def test_learning_goes_on_from_the_masters_not_from_the_published_weights(run_di
     assert 0 < moved[0] < moved[1] < 2.5 * moved[0]
 
 
-def test_training_left_half_way_starts_again_from_the_files(run_dir):
+@TRAINED
+def test_training_left_half_way_starts_again_from_the_files(run_dir, trained):
     shard = write_pair_shard(run_dir, random_pairs(8))
-    learner = worker(run_dir)
+    learner = worker(run_dir, **trained)
     training = learner.train(round_id=0, shards=[shard], policy_in=base_of(run_dir))
     next(training)
     training.close()
     _, update = learn(learner, round_id=0, shards=[shard], policy_in=base_of(run_dir))
-    assert update == learn(worker(run_dir), round_id=0, shards=[shard], policy_in=base_of(run_dir))[1]
+    assert update == learn(worker(run_dir, **trained), round_id=0, shards=[shard], policy_in=base_of(run_dir))[1]
 
 
 def test_the_order_of_shards_does_not_matter(run_dir, monkeypatch):
@@ -266,8 +278,10 @@ def test_an_altered_reference_is_refused_by_name(run_dir):
         learn(worker(run_dir), round_id=0, shards=[shard], policy_in=base_of(run_dir))
 
 
-def test_score_agrees_with_the_model_for_the_resident_and_for_other_policies(run_dir):
-    learner, base = worker(run_dir), base_of(run_dir)
+@TRAINED
+@pytest.mark.parametrize("knows_state", [True, False])
+def test_score_agrees_with_the_model_for_the_resident_and_for_other_policies(run_dir, trained, knows_state):
+    learner, base = worker(run_dir, **trained), base_of(run_dir)
     shard = write_pair_shard(run_dir, random_pairs(8))
     _, update = learn(learner, round_id=0, shards=[shard], policy_in=base)
     rows = [
@@ -275,6 +289,9 @@ def test_score_agrees_with_the_model_for_the_resident_and_for_other_policies(run
         for ids in ([9, 10, 11], [12], [])
     ]
     scores = {}
+    if not knows_state:
+        shutil.rmtree(run_dir / "learner")
+        learner = worker(run_dir, **trained)
     for policy in (base, update.policy_out):
         model = load_model(run_dir / policy.path, device=torch.device("cpu"))
         scores[policy.version] = learner.score(rows, policy=policy)
@@ -283,7 +300,7 @@ def test_score_agrees_with_the_model_for_the_resident_and_for_other_policies(run
             assert logps_T.dtype == np.float32
             np.testing.assert_allclose(logps_T, expected_BT[0, 2:], atol=1e-5)
     assert abs(scores[0][0] - scores[1][0]).max() > 1e-3
-    assert learner.num_steps == 2
+    assert learner.num_steps == (2 if knows_state else 0)
 
 
 def at(**changed):

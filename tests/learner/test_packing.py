@@ -97,6 +97,19 @@ def test_other_attention_falls_back_to_padded_rows_and_says_so(family, said, cap
     torch.testing.assert_close(logps_SC[mask_SC], completion_logps(model, batch)[batch.completion_mask_BT])
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory left"), KeyError("of the model")])
+def test_a_probe_that_fails_for_its_own_reasons_is_no_word_about_the_model(monkeypatch, error):
+    def fails(*_):
+        model.config._attn_implementation = "rondo_packed"
+        raise error
+
+    model = tiny_model("llama")
+    monkeypatch.setattr("learner.logps.packed_logps", fails)
+    with pytest.raises(type(error)):
+        CompletionLogps(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
 def attention_inputs(groups, dtype=torch.float64):
     num = groups[-1].all_completions[1]
     torch.manual_seed(0)

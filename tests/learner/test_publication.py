@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from learner.adaptive import ObjectiveState
 from learner.model import check_head, load_model
 from learner.publication import Rounding, publish_policy, stochastic_bfloat16
-from learner.state import save_state
+from learner.state_writing import save_state
 from rollout.errors import UsageError
 from rollout.shards import hash_file, hash_policy
 from tests.support.tiny_policy import make_tiny_policy

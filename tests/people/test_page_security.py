@@ -122,6 +122,15 @@ async def test_a_write_needs_the_sessions_own_token(page):
 
 
 @pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/api/next"), ("GET", "/api/labels/x"), ("PUT", "/api/labels/x")]
+)
+async def test_the_two_quick_paths_take_one_method_each(page, method, path):
+    browser = await page.signed_in()
+    assert (await browser.request(method, path)).status_code == 405
+    assert (await page.browser().request(method, path)).status_code == 401, "who is not signed in learns nothing"
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"origin": "https://evil.test"},

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from judge.human.errors import Conflict, QueueRefusal, RoundSealed
+from judge.human.leases import draw_lease
 from judge.human.schema import labels, leases, tasks
 from judge.human.types import Submission
 from tests.support.tiny_queue import LEFT
@@ -44,6 +45,20 @@ def test_the_loser_of_a_race_gets_the_next_pair(queue):
     queue.round(num=2)
     first, second = at_once(lambda: queue.tasks.draw(queue.ann), lambda: queue.tasks.draw(queue.ben))
     assert first.task_id != second.task_id
+
+
+def test_a_round_that_is_sealed_while_a_pair_is_drawn_from_it_is_passed_over(queue, monkeypatch):
+    queue.round(num=1)
+    seals = [RoundSealed("between two statements"), None]
+
+    def sealed_meanwhile(*given, **options):
+        if seal := seals.pop(0):
+            raise seal
+        return draw_lease(*given, **options)
+
+    monkeypatch.setattr("judge.human.tasks.draw_lease", sealed_meanwhile)
+    assert queue.tasks.draw(queue.ann) is not None
+    assert seals == []
 
 
 def test_one_person_with_many_windows_never_holds_a_pair_twice(queue):

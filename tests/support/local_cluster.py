@@ -4,7 +4,11 @@ For tests that are about the loop and its files. The engine is the bit-reproduci
 """
 
 import asyncio
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+
+import pytest
+from transformers import AutoModelForCausalLM
 
 from judge.config import JudgeConfig, as_judge
 from judge.types import Answer, PairShard, Purpose, Verdict
@@ -24,7 +28,7 @@ class LocalRollout:
         self.worker = build_worker(
             run.root / base.path,
             index=0,
-            settings=config.rollout,
+            settings=config.engines,
             run_dir=run.root,
             dtype=config.policy.dtype,
             seed=config.seed,
@@ -109,6 +113,17 @@ class LocalLearner:
 
     def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
         return self.worker.score(sequences, policy=policy)
+
+
+def load_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For rounds that overlap: transformers' loading is not made for threads, and here the stages are no processes."""
+    load, lock = AutoModelForCausalLM.from_pretrained, threading.RLock()
+
+    def alone(*args, **kwargs):
+        with lock:
+            return load(*args, **kwargs)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", staticmethod(alone))
 
 
 def local_cluster(run: RunDir, base: PolicyRef) -> Cluster:

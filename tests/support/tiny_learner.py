@@ -13,10 +13,16 @@ def base_of(run_dir):
     return PolicyRef(version=0, path="policies/v0000", sha256=hash_policy(run_dir / "policies/v0000"))
 
 
-def worker(run_dir, **settings):
+def worker(run_dir, *, ranks=None, **settings):
     chosen = LearnerConfig.model_validate({**FIXED, **settings})
     return LearnerWorker(
-        settings=chosen, run_dir=run_dir, base=base_of(run_dir), seed=17, policy_dtype="float32", num_rounds=3
+        settings=chosen,
+        run_dir=run_dir,
+        base=base_of(run_dir),
+        seed=17,
+        policy_dtype="float32",
+        num_rounds=3,
+        ranks=ranks,
     )
 
 

@@ -1,5 +1,6 @@
 """Bad input is refused in one line with exit code 2, before Ray is started, and leaves no half-made run."""
 
+import importlib.util
 import json
 import os
 import sys
@@ -52,6 +53,22 @@ def test_a_misspelt_key(tree, capfd, monkeypatch):
     assert "did you mean prompts.num_per_round?" in refused(
         {**tree, "prompts": {"path": "prompts.jsonl", "num_per_rond": 4}}, capfd, monkeypatch
     )
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        ({"rank": 0}, "learner.lora.rank: input should be greater than or equal to 1, got 0"),
+        ({"targets": ["q_prj"]}, "learner.lora.targets: q_prj is no linear layer of the policy, expected all-linear"),
+        ({"publish": "adapter", "targets": ["lm_head"]}, "lm_head is no linear layer of the policy"),
+        ({"publish": "adapter", "modules_to_save": ["lm_head"]}, "unknown key learner.lora.modules_to_save"),
+        ({"quantize": "nf4"}, "learner.lora.quantize: nf4 needs bitsandbytes, which is not installed"),
+    ],
+)
+def test_an_adapter_that_cannot_be_trained_or_loaded(tree, capfd, monkeypatch, lora, said):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    assert said in refused({**tree, "learner": {"lora": lora}}, capfd, monkeypatch)
 
 
 def test_a_missing_prompt_file(tree, capfd, monkeypatch):

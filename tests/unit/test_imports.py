@@ -26,6 +26,8 @@ ONLY_IN = {
         "orchestrator/cluster/calls.py",
         "orchestrator/cluster/label_server.py",
         "orchestrator/cluster/learner.py",
+        "orchestrator/cluster/metrics.py",
+        "orchestrator/cluster/ranks.py",
         "orchestrator/cluster/rollout.py",
         "orchestrator/cluster/session.py",
     },

@@ -211,3 +211,19 @@ def test_comparisons_are_distinct_ordered_and_as_many_as_asked_for(num, k):
     assert len(set(drawn)) == len(drawn) == min(k, len(every))
     assert set(drawn) <= set(every)
     assert comparisons(group, some) == drawn
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        (["both_bad"], "both_bad"),
+        (["tie"], "tie"),
+        (["both_bad", "tie"], "tie"),
+        (["both_bad", "both_bad"], "both_bad"),
+    ],
+)
+def test_a_kept_row_says_whether_both_were_bad(said, outcome):
+    answers = [verdict(*([0, 1] if place % 2 == 0 else [1, 0]), one) for place, one in enumerate(said)]
+    pair = pair_or_reason(make_group(["x", "y"]), answers, PairingConfig(keep_ties=True), **PLACE)
+    assert (pair.outcome, pair.p_chosen) == (outcome, None)
+    assert pair_or_reason(make_group(["x", "y"]), answers, PairingConfig(), **PLACE) == "tie"

@@ -37,7 +37,7 @@ def test_identity_settings_need_a_run_of_their_own(root):
 def test_per_round_settings_need_amend_and_hold_from_the_next_unopened_round(root):
     new = config(root, learner__beta=0.5)
     (root / "rounds/0000").mkdir(parents=True)
-    (root / "rounds/0000/record.json").write_text("{}")
+    (root / "rounds/0000/drawn.json").write_text("{}")
     with pytest.raises(UsageError, match=r"learner.beta: 0.1 -> 0.5.*--amend"):
         open_run(root, new)
     run = open_run(root, new, amend=True)

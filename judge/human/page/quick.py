@@ -15,7 +15,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import Scope
 
-from judge.human.page.refusals import of_body
+from judge.human.page.refusals import Refused, of_body
 from judge.human.page.shell import Page
 from judge.human.page.stage import as_json, stage
 from judge.human.types import Identity, Strength, Submission
@@ -55,12 +55,12 @@ def lanes() -> Mapping[Lane, CapacityLimiter]:
 def find(scope: Scope) -> Deed | None:
     """The deed for a request, None where the framework sees to it."""
     method, path = scope["method"], scope["path"]
-    if method == "GET" and path == "/api/next":
-        return _NEXT
+    if path == "/api/next":
+        return _NEXT if method == "GET" else _OTHER
     token = path.removeprefix(_LABELS)
-    if method == "POST" and token and token != path and "/" not in token:
-        return Deed(lane="labels", act=partial(_submit, token))
-    return None
+    if not token or token == path or "/" in token:
+        return None
+    return Deed(lane="labels", act=partial(_submit, token)) if method == "POST" else _OTHER
 
 
 def _next_pair(page: Page, identity: Identity, request: Request, _body: bytes) -> Response:
@@ -87,4 +87,9 @@ def _submission(request: Request, body: bytes) -> Submission:
     return Submission(**found.model_dump())
 
 
+def _other_method(*_: object) -> Response:
+    raise Refused(405, "This page does not do that.", "refused")
+
+
 _NEXT = Deed(lane="pairs", act=_next_pair)
+_OTHER = Deed(lane="pairs", act=_other_method)

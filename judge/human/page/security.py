@@ -6,7 +6,7 @@ Refusing is the default: a path that is not in OPEN or below OPEN_BELOW needs a 
 import hmac
 import logging
 from collections.abc import MutableMapping
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import parse_qs, quote
 
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from judge.human.errors import QueueRefusal
 from judge.human.page import quick
+from judge.human.page.addresses import is_in
 from judge.human.page.limits import Buckets, Limits
 from judge.human.page.refusals import Refused, of_queue, refusal
 from judge.human.page.shell import Page, keep_session, wants_json
@@ -191,7 +192,7 @@ class Guard:
     def _session(self, request: Request) -> Session | None:
         """Whose request it is; asks the database."""
         peer = request.client.host if request.client else ""
-        if self._header and _is_in(peer, self._proxies):
+        if self._header and is_in(peer, self._proxies):
             values = [value for name, value in request.scope["headers"] if name == self._header]
             if len(values) > 1:
                 raise Refused(400, "The proxy names two people.", "header")
@@ -207,25 +208,6 @@ class Guard:
             return None
         csrf = hmac.new(self._csrf_key, str(identity.annotator_id).encode(), "sha256").hexdigest()
         return Session(identity=identity, csrf=csrf)
-
-
-def client_address(page: Page, request: Request) -> str:
-    """Who sent the request: behind trusted proxies the last address that is not one of them."""
-    peer = request.client.host if request.client else ""
-    proxies = [ip_network(network) for network in page.settings.trusted_proxies]
-    for hop in reversed(request.headers.get("x-forwarded-for", "").split(",")):
-        if not _is_in(peer, proxies) or not hop.strip():
-            break
-        peer = hop.strip()[:64]
-    return peer
-
-
-def _is_in(address: str, networks: list[Any]) -> bool:
-    try:
-        known = ip_address(address)
-    except ValueError:
-        return False
-    return any(known in network for network in networks)
 
 
 def _field(request: Request, body: bytes, name: str) -> str:

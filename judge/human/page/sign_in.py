@@ -11,10 +11,10 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import text
 
 from judge.human.errors import Conflict, Invalid, QueueRefusal
+from judge.human.page.addresses import client_address
 from judge.human.page.limits import Buckets, Limits
 from judge.human.page.oidc import Oidc, Pending, ProviderFailed
 from judge.human.page.refusals import Refused
-from judge.human.page.security import client_address
 from judge.human.page.shell import Page, ThePage, see_other, session_of
 from judge.human.people import SignInRefused
 from judge.human.types import Identity

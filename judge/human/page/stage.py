@@ -1,6 +1,7 @@
 """A pair as the labelling page shows it, and times and JSON as its script reads them."""
 
 import json
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from judge.human.page.rendering import MAX_CHARS, render
 from judge.human.page.shell import Page
 from judge.human.types import Lease, Rules
+from rollout.errors import InfraError
 from rollout.types import Message
 
 
@@ -36,7 +38,12 @@ def stage(page: Page, lease: Lease | None) -> dict[str, Any]:
 
 
 def rehearse(page: Page) -> None:
-    """Make a pair that nobody sees: what parsers, lexers and templates load, they have before the first who asks."""
+    """Make a pair that nobody sees: what parsers, lexers, templates and connections load, they have before the first.
+
+    After a restart all who label come back within seconds.
+    """
+    with suppress(InfraError):  # who asks will hear of it
+        page.tasks.rehearse()
     text = "# One\n\n- `code` and $x^2$\n\n```python\nx = 1\n```\n"
     pair = Lease(
         token="",

@@ -120,7 +120,7 @@
         if (!error.isPassing) return refused(error);
         numTries += 1;
         if (!current) voice.warn(`${error.message} Trying again …`);
-        await wait(error.retryAfterS ?? Math.min(15, 0.5 * 2 ** numTries));
+        await wait(error.retryAfterS ?? Math.min(15, 0.5 * 2 ** numTries) * (0.5 + Math.random()));
       }
     }
     if (current) voice.clear(30);

@@ -100,7 +100,8 @@ class Outbox extends EventTarget {
         num_tries += 1;
         this.#tell("late", { error, num_tries });
         const patience = new Promise((resolve) => (this.#wake = resolve));
-        const pause = error.retryAfterS ?? Math.min(30, 0.5 * 2 ** Math.min(num_tries, 6)) * (0.75 + Math.random() / 2);
+        // Far apart: when a server comes back, everybody has something to send.
+        const pause = error.retryAfterS ?? Math.min(30, 0.5 * 2 ** Math.min(num_tries, 6)) * (0.5 + Math.random());
         await Promise.race([patience, wait(pause + 0.05)]);
       }
     }
