@@ -25,6 +25,7 @@ from learner.optimizers import build_optimizer
 from learner.pairs import TrainingPair
 from learner.postmortem import write_batch
 from learner.ranks import Ranks
+from learner.state import AdapterShape
 from learner.whole_batch import Loss, backward_whole_batch
 
 
@@ -58,6 +59,11 @@ class Trainer:
         self.parameters = {name: parameter for name, parameter in masters.items() if parameter.requires_grad}
         self.rows = {name: rows[name] for name in self.parameters}
         self.optimizer = build_optimizer(list(self.parameters.values()), settings)
+
+    @property
+    def shape(self) -> AdapterShape | None:
+        """What the adapter's matrices belong to; None where all weights are trained."""
+        return None if self.adapter is None else self.adapter.shape
 
     def step(self, pairs: Sequence[TrainingPair], *, learning_rate: float, postmortem: Path) -> dict[str, float]:
         """Learn from one batch and measure it, under the policy as it was before the step.

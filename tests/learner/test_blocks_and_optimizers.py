@@ -144,9 +144,12 @@ def test_a_resumed_8bit_learner_goes_on_bit_for_bit(tmp_path):
     _, update, learner = one_round(tmp_path, random_pairs(8), **settings)
     resumed = worker(tmp_path, **settings)
     resumed.prepare(update.policy_out)
-    for name, parameter in learner._trainer.parameters.items():
-        moments = moments_of(learner._trainer.optimizer, parameter)
-        again = moments_of(resumed._trainer.optimizer, resumed._trainer.parameters[name])
+    for name, parameter in learner.residence.trainer.parameters.items():
+        moments = moments_of(learner.residence.trainer.optimizer, parameter)
+        again = moments_of(resumed.residence.trainer.optimizer, resumed.residence.trainer.parameters[name])
         assert moments.keys() == again.keys()
         assert all(torch.equal(moments[key], again[key]) for key in moments)
-    assert any("absmax1" in moments_of(learner._trainer.optimizer, p) for p in learner._trainer.parameters.values())
+    assert any(
+        "absmax1" in moments_of(learner.residence.trainer.optimizer, p)
+        for p in learner.residence.trainer.parameters.values()
+    )

@@ -129,7 +129,7 @@ def test_learning_goes_on_from_the_masters_not_from_the_published_weights(run_di
         policy = update.policy_out
         assert update.metrics["published_share"] < 0.5
         assert update.metrics["published_elements"] < 0.1
-        masters.append({name: p.detach().clone() for name, p in learner._trainer.parameters.items()})
+        masters.append({name: p.detach().clone() for name, p in learner.residence.trainer.parameters.items()})
     start = load_model(run_dir / "policies/v0000", device=torch.device("cpu"))
     moved = [
         sum((after[name] - p.detach()).square().sum().item() for name, p in start.named_parameters()) ** 0.5
@@ -153,7 +153,7 @@ def test_the_order_of_shards_does_not_matter(run_dir, monkeypatch):
     pairs = random_pairs(8)
     shards = [write_pair_shard(run_dir, pairs[:3]), write_pair_shard(run_dir, pairs[3:], chunk_id=1)]
     _, update = learn(worker(run_dir), round_id=0, shards=shards, policy_in=base_of(run_dir))
-    monkeypatch.setattr("learner.worker.score", None)  # the reference, too, is found again
+    monkeypatch.setattr("learner.residence.score", None)  # the reference, too, is found again
     _, reversed_update = learn(worker(run_dir), round_id=0, shards=shards[::-1], policy_in=base_of(run_dir))
     assert reversed_update == update
 
@@ -174,7 +174,7 @@ def test_gradients_are_clipped_to_the_global_norm(run_dir):
     shard = write_pair_shard(run_dir, random_pairs(4))
     steps, _ = learn(learner, round_id=0, shards=[shard], policy_in=base_of(run_dir))
     assert steps[0].values["grad_norm"] > 1
-    moments = [state["exp_avg"].square().sum().item() for state in learner._trainer.optimizer.state.values()]
+    moments = [state["exp_avg"].square().sum().item() for state in learner.residence.trainer.optimizer.state.values()]
     assert sum(moments) ** 0.5 == pytest.approx((1 - 0.9) * 0.01, rel=1e-3)
 
 
@@ -184,7 +184,7 @@ def test_bfloat16_products_leave_the_masters_in_float32(run_dir):
         learner = worker(run_dir, compute_dtype=dtype)
         steps, _ = learn(learner, round_id=0, shards=[shard], policy_in=base_of(run_dir))
         losses[dtype] = [step.values["loss"] for step in steps]
-        assert {p.dtype for p in learner._trainer.parameters.values()} == {torch.float32}
+        assert {p.dtype for p in learner.residence.trainer.parameters.values()} == {torch.float32}
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
 
@@ -232,11 +232,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(run_dir):
     training = learner.train(round_id=0, shards=[shard], policy_in=base_of(run_dir))
     next(training)
     with torch.no_grad():
-        learner._trainer.parameters["model.norm.weight"][0] = math.nan
-    before = {name: p.detach().clone() for name, p in learner._trainer.parameters.items()}
+        learner.residence.trainer.parameters["model.norm.weight"][0] = math.nan
+    before = {name: p.detach().clone() for name, p in learner.residence.trainer.parameters.items()}
     with pytest.raises(DivergedError, match="step 2 has loss nan"):
         next(training)
-    for name, parameter in learner._trainer.parameters.items():
+    for name, parameter in learner.residence.trainer.parameters.items():
         assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num())
     table = pa.ipc.open_file(run_dir / "rounds/0000/postmortem/step-0002.arrow").read_all()
     assert table.num_rows == 2
@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(run_dir):
 def test_the_reference_is_computed_once_a_round(run_dir, monkeypatch):
     shard = write_pair_shard(run_dir, random_pairs(5))
     first = learn(worker(run_dir), round_id=0, shards=[shard], policy_in=base_of(run_dir))
-    monkeypatch.setattr("learner.worker.score", None)
+    monkeypatch.setattr("learner.residence.score", None)
     again = learn(worker(run_dir), round_id=0, shards=[shard], policy_in=base_of(run_dir))
     assert first[1] == again[1]
 

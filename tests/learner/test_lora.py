@@ -54,7 +54,7 @@ def scores(model, sequences, dtype=torch.float32):
 def test_only_the_adapter_is_trained_and_the_base_keeps_its_bits(run_dir):
     base = load_model(run_dir / "policies/v0000", device=CPU).state_dict()
     steps, update, learner = one_round(run_dir, random_pairs(10), lora=LORA, num_epochs=8)
-    trainer = learner._trainer
+    trainer = learner.residence.trainer
     assert {name.rsplit(".", 3)[-3] for name in trainer.parameters} == {"lora_A", "lora_B"}
     assert {parameter.dtype for parameter in trainer.parameters.values()} == {torch.float32}
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
@@ -72,13 +72,13 @@ def test_the_reference_is_the_same_model_without_the_adapter(run_dir, monkeypatc
     _, update, learner = one_round(run_dir, random_pairs(10), lora=LORA, num_epochs=4)
     sequences = random_sequences(TREES)
     apart = scores(load_model(run_dir / "policies/v0000", device=CPU), sequences)
-    monkeypatch.setattr("learner.worker.load_model", None)
+    monkeypatch.setattr("learner.residence.load_model", None)
     shard = write_pair_shard(run_dir, random_pairs(6, round_id=1), round_id=1)
     learn(learner, round_id=1, shards=[shard], policy_in=update.policy_out)
     np.testing.assert_allclose(np.concatenate(learner.score(sequences, policy=base_of(run_dir))), apart, atol=1e-6)
-    with learner._trainer.adapter.disabled() as model:
+    with learner.residence.trainer.adapter.disabled() as model:
         np.testing.assert_allclose(scores(model, sequences), apart, atol=1e-6)
-    assert np.abs(scores(learner._trainer.model, sequences) - apart).max() > 1e-2
+    assert np.abs(scores(learner.residence.trainer.model, sequences) - apart).max() > 1e-2
 
     pairs = random_pairs(6, round_id=1)
     sides = [(pair.chosen_ids, pair.rejected_ids) for pair in pairs]
@@ -123,8 +123,8 @@ def test_a_round_in_bfloat16_is_packed_and_learns(run_dir):
         shards=[write_pair_shard(run_dir, random_pairs(10))],
         policy_in=base_of(run_dir),
     )
-    assert learner._trainer.completion_logps.is_packed
-    assert learner._trainer.model.dtype == torch.bfloat16
+    assert learner.residence.trainer.completion_logps.is_packed
+    assert learner.residence.trainer.model.dtype == torch.bfloat16
     assert [step["loss"] for step in again] == pytest.approx([step["loss"] for step in steps], abs=0.05)
     assert again[-1]["loss"] < 0.6
 
@@ -173,7 +173,7 @@ def test_both_publications_are_the_same_policy(run_dir):
         folder = run_dir / update.policy_out.path
         assert update.policy_out.sha256 == hash_policy(folder)
         results[publish] = (update, scores(load_model(folder, device=CPU), sequences))
-        np.testing.assert_allclose(results[publish][1], scores(learner._trainer.model, sequences), atol=1e-5)
+        np.testing.assert_allclose(results[publish][1], scores(learner.residence.trainer.model, sequences), atol=1e-5)
     assert results["merged"][0].policy_out.kind == "full"
     assert results["adapter"][0].policy_out.kind == "adapter"
     assert results["adapter"][0].metrics["published_share"] == 1.0
@@ -188,7 +188,7 @@ def test_an_adapter_alone_is_what_peft_and_transformers_open(run_dir):
     assert sorted(path.name for path in folder.iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "base.json",
     ]  # fmt: skip
-    ours = scores(learner._trainer.model, sequences)
+    ours = scores(learner.residence.trainer.model, sequences)
     base = AutoModelForCausalLM.from_pretrained(run_dir / "policies/v0000", dtype=torch.float32)
     opened = PeftModel.from_pretrained(base, folder)
     assert scores(opened.get_base_model(), sequences) == pytest.approx(ours, abs=1e-6)
@@ -233,7 +233,7 @@ def test_publication_may_change_between_rounds(run_dir):
         _, update = learn(learner, round_id=round_id, shards=[shard], policy_in=update.policy_out)
         assert update.metrics["published_share"] == pytest.approx(1.0, abs=1e-3)
         loaded = load_model(run_dir / update.policy_out.path, device=CPU)
-        assert scores(loaded, sequences) == pytest.approx(scores(learner._trainer.model, sequences), abs=1e-5)
+        assert scores(loaded, sequences) == pytest.approx(scores(learner.residence.trainer.model, sequences), abs=1e-5)
 
 
 @pytest.mark.parametrize("loss", [name for name in OBJECTIVES if name != "exo_pair"])
@@ -309,14 +309,14 @@ def test_four_bits_on_hardware_without_them_are_refused(monkeypatch):
 def test_an_adapter_learns_beside_a_base_in_four_bits(run_dir):
     pytest.importorskip("bitsandbytes")
     steps, update, learner = one_round(run_dir, random_pairs(10), lora={**LORA, "quantize": "nf4"}, num_epochs=8)
-    layer = learner._trainer.model.model.layers[0].self_attn.q_proj.base_layer
+    layer = learner.residence.trainer.model.model.layers[0].self_attn.q_proj.base_layer
     assert type(layer).__name__ == "Linear4bit"
     assert layer.weight.dtype == torch.uint8
     assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert steps[-1]["loss"] < 0.6
     assert update.metrics["published_share"] == pytest.approx(1.0, abs=1e-3)
     published = load_model(run_dir / update.policy_out.path, device=CPU)
-    adapter, base = learner._trainer.adapter, load_model(run_dir / "policies/v0000", device=CPU)
+    adapter, base = learner.residence.trainer.adapter, load_model(run_dir / "policies/v0000", device=CPU)
     for name, weight in published.named_parameters():
         expected = base.get_parameter(name).data
         if adapter.changes(name):

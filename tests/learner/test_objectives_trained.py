@@ -67,7 +67,7 @@ def test_a_resumed_objective_goes_on_bit_for_bit(run_dir, settings):
     resumed = worker(run_dir, **settings)
     steps, update = learn(resumed, round_id=1, shards=[shards[1]], policy_in=results[0][1].policy_out)
     assert ([step["loss"] for step in steps], update, files_of(run_dir / "learner/0001")) == results[1]
-    assert resumed._trainer.objective == learner._trainer.objective
+    assert resumed.residence.trainer.objective == learner.residence.trainer.objective
 
 
 @pytest.mark.parametrize("forgotten", ["objective", "reference"])
@@ -80,10 +80,10 @@ def test_without_what_is_remembered_it_would_not(run_dir, forgotten, monkeypatch
     resumed = worker(run_dir, **settings)
     resumed.prepare(first.policy_out)
     if forgotten == "objective":
-        resumed._trainer.objective = type(resumed._trainer.objective)()
+        resumed.residence.trainer.objective = type(resumed.residence.trainer.objective)()
     else:
         base = load_model(run_dir / "policies/v0000", device=torch.device("cpu"))
-        resumed._trainer.moving.load(dict(base.named_parameters()))
+        resumed.residence.trainer.moving.load(dict(base.named_parameters()))
     steps, _ = learn(resumed, round_id=1, shards=[shards[1]], policy_in=first.policy_out)
     assert [s["loss"] for s in steps] != [s["loss"] for s in expected]
 
@@ -98,14 +98,14 @@ def test_a_moving_reference_moves_when_due_by_its_share_and_never_learns(run_dir
         for name, p in load_model(run_dir / "policies/v0000", device=torch.device("cpu")).named_parameters()
     }
     next(training)
-    moving = learner._trainer.moving
+    moving = learner.residence.trainer.moving
     assert all(torch.equal(p, start[name]) for name, p in moving.tensors.items())
     next(training)
     for name, p in moving.tensors.items():
-        expected = 0.7 * start[name] + 0.3 * learner._trainer.parameters[name].detach()
+        expected = 0.7 * start[name] + 0.3 * learner.residence.trainer.parameters[name].detach()
         torch.testing.assert_close(p, expected, atol=1e-6, rtol=0)
         assert not p.requires_grad
-    learnt = {id(p) for group in learner._trainer.optimizer.param_groups for p in group["params"]}
+    learnt = {id(p) for group in learner.residence.trainer.optimizer.param_groups for p in group["params"]}
     assert learnt.isdisjoint(id(p) for p in moving.tensors.values())
     assert not (run_dir / "rounds/0000/reference").exists()
     training.close()
@@ -113,7 +113,7 @@ def test_a_moving_reference_moves_when_due_by_its_share_and_never_learns(run_dir
 
 def test_a_hard_update_is_the_policy_itself(run_dir):
     steps, _, learner = one_round(run_dir, random_pairs(8), reference="ema", ema_alpha=1.0, ema_steps=1)
-    trainer = learner._trainer
+    trainer = learner.residence.trainer
     assert all(torch.equal(p, trainer.parameters[name]) for name, p in trainer.moving.tensors.items())
     # Against a copy of the policy itself every step's loss is ln 2.
     assert [s["loss"] for s in steps] == pytest.approx([np.log(2)] * 2, abs=1e-6)
@@ -129,7 +129,7 @@ def test_an_altered_moving_reference_is_refused_by_name(run_dir):
 
 @pytest.mark.parametrize("settings", [{"loss": "simpo"}, {"loss": "orpo", "reference": "none"}])
 def test_a_loss_without_reference_computes_none(run_dir, settings, monkeypatch):
-    monkeypatch.setattr("learner.worker.score", None)
+    monkeypatch.setattr("learner.residence.score", None)
     steps, update, _ = one_round(run_dir, random_pairs(8), **settings, beta=2.0, num_epochs=6)
     assert not (run_dir / "rounds/0000/reference").exists()
     assert not {"kl", "kl_k1", "kl_k3", "ref_token_logp_chosen"} & set(update.metrics)
@@ -233,10 +233,10 @@ def test_a_kl_target_raises_beta_while_the_policy_is_too_far(run_dir):
     steps, _, learner = one_round(run_dir, random_pairs(12), kl_target=1e-6, kl_gain=0.5, num_epochs=2)
     betas = [s["beta"] for s in steps]
     assert betas[0] == 0.1
-    assert learner._trainer.objective.beta_scale != 1.0
+    assert learner.residence.trainer.objective.beta_scale != 1.0
     state = worker(run_dir, kl_target=1e-6, kl_gain=0.5)
     state.prepare(PolicyRef(version=1, path="policies/v0001", sha256=hash_policy(run_dir / "policies/v0001")))
-    assert state._trainer.objective == learner._trainer.objective
+    assert state.residence.trainer.objective == learner.residence.trainer.objective
 
 
 def test_what_should_be_said_of_a_round_travels_with_its_update(run_dir):

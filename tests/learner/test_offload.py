@@ -36,7 +36,7 @@ def second_round(tmp_path, name, *, between, **settings):
 def test_a_round_after_release_and_acquire_is_bit_identical(tmp_path, offload, reference):
     def released(learner):
         # As on a GPU, but for where the copies lie.
-        learner._offload = Offload(offload, device=CPU, to_host=torch.clone, to_device=torch.clone)
+        learner.residence.offload = Offload(offload, device=CPU, to_host=torch.clone, to_device=torch.clone)
         learner.release()
         learner.release()
         learner.acquire()
@@ -48,9 +48,9 @@ def test_a_round_after_release_and_acquire_is_bit_identical(tmp_path, offload, r
 
 def test_training_and_scoring_bring_back_what_was_released_and_scoring_lets_it_go_again(tmp_path):
     def only_released(learner):
-        learner._offload = Offload("all", device=CPU, to_host=torch.clone, to_device=torch.clone)
+        learner.residence.offload = Offload("all", device=CPU, to_host=torch.clone, to_device=torch.clone)
         learner.release()
-        assert learner._offload.is_released
+        assert learner.residence.offload.is_released
 
     plain = second_round(tmp_path, "plain", between=lambda learner: None)
     assert second_round(tmp_path, "moved", between=only_released) == plain
@@ -61,18 +61,18 @@ def test_training_and_scoring_bring_back_what_was_released_and_scoring_lets_it_g
     only_released(learner)
     row = TokenSequence(prompt_ids=np.array([7], np.int32), completion_ids=np.array([8, 9], np.int32))
     found = learner.score([row], policy=base_of(run_dir))
-    assert learner._offload.is_released
+    assert learner.residence.offload.is_released
     learner.acquire()
-    assert not learner._offload.is_released
+    assert not learner.residence.offload.is_released
     np.testing.assert_array_equal(found, learner.score([row], policy=base_of(run_dir)))
-    assert not learner._offload.is_released
+    assert not learner.residence.offload.is_released
 
 
 @pytest.mark.parametrize(("offload", "moves_weights"), [("optimizer", False), ("all", True)])
 def test_what_is_named_moves_and_nothing_else(tmp_path, offload, moves_weights):
     make_tiny_policy(tmp_path / "policies/v0000")
     _, _, learner = one_round(tmp_path, random_pairs(8))
-    trainer = learner._trainer
+    trainer = learner.residence.trainer
     weights, moments = weights_and_moments(trainer)
     away = Offload(offload, device=CPU, to_host=torch.clone, to_device=torch.clone)
     away.release(trainer)
@@ -86,7 +86,7 @@ def test_what_is_named_moves_and_nothing_else(tmp_path, offload, moves_weights):
 def test_on_a_cpu_nothing_moves(tmp_path, offload):
     make_tiny_policy(tmp_path / "policies/v0000")
     _, _, learner = one_round(tmp_path, random_pairs(8), offload=offload)
-    before = weights_and_moments(learner._trainer)
+    before = weights_and_moments(learner.residence.trainer)
     learner.release()
-    assert weights_and_moments(learner._trainer) == before
-    assert not learner._offload.is_released
+    assert weights_and_moments(learner.residence.trainer) == before
+    assert not learner.residence.offload.is_released

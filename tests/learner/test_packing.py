@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.batches import num_tokens, pad
-from learner.logps import CompletionLogps, completion_logps, compute_in, score
+from learner.logps import CompletionLogps, _say, completion_logps, compute_in, score
 from learner.packed_attention import PackedRow, _GroupAttention, block_mask
 from learner.packing import pack, packed_microbatches
 from rollout.types import TokenSequence
@@ -87,6 +87,7 @@ def test_in_bf16_they_agree_within_its_rounding():
 )
 def test_other_attention_falls_back_to_padded_rows_and_says_so(family, said, caplog):
     model, sequences = tiny_model(family), random_sequences(TREES)
+    _say.cache_clear()  # once in a process, and other tests have such models, too
     with caplog.at_level(logging.WARNING, logger="learner.logps"):
         logps_of = CompletionLogps(model)
         CompletionLogps(model)

@@ -176,7 +176,7 @@ def diverges(ranks, root, shards, policy):
     learner.prepare(policy)
     if ranks.rank == 1:
         with torch.no_grad():
-            next(iter(learner._trainer.parameters.values())).fill_(math.nan)
+            next(iter(learner.residence.trainer.parameters.values())).fill_(math.nan)
     try:
         list(learner.train(round_id=0, shards=shards, policy_in=policy))
     except DivergedError as error:

@@ -114,6 +114,6 @@ def test_a_reference_that_is_not_needed_is_not_loaded(tmp_path, monkeypatch):
     learner = worker(tmp_path)
     shards = [write_pair_shard(tmp_path, random_pairs(4), round_id=r) for r in (0, 1)]
     _, update = learn(learner, round_id=0, shards=shards[:1], policy_in=base_of(tmp_path))
-    monkeypatch.setattr("learner.worker.load_model", None)
+    monkeypatch.setattr("learner.residence.load_model", None)
     _, update = learn(learner, round_id=1, shards=shards[1:], policy_in=update.policy_out)
     assert update.metrics["num_reference_reused"] == 8
