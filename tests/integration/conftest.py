@@ -15,11 +15,18 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`: whatever needs the quickstart shares one, every other file stays whole."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            name = "quickstart" if "quickstart" in getattr(item, "fixturenames", ()) else item.path.name
-            item.add_marker(pytest.mark.xdist_group(name))
+    """With `--dist loadgroup`: whatever needs the quickstart shares one, every other file stays whole.
+
+    The quickstart's tests take half of the time, so one worker begins with them and the other has all the rest.
+    """
+    here = [item for item in items if item.path.parent == Path(__file__).parent]
+    for item in here:
+        item.add_marker(pytest.mark.xdist_group("quickstart" if needs_quickstart(item) else item.path.name))
+    items.sort(key=lambda item: item in here and not needs_quickstart(item))
+
+
+def needs_quickstart(item: pytest.Item) -> bool:
+    return "quickstart" in getattr(item, "fixturenames", ())
 
 
 @dataclass(frozen=True)
