@@ -14,6 +14,7 @@ from tests.support.processes import Command, rondo
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `--dist loadgroup`: whatever needs the quickstart shares one, every other file stays whole.
 
