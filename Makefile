@@ -34,7 +34,7 @@ check: setup
 
 test: check
 	$(BIN)/pytest tests/learner tests/people -n 2
-	$(BIN)/pytest tests/integration -n 2 --dist loadgroup --no-loadscope-reorder -m "not alone" --durations=40
+	$(BIN)/pytest tests/integration -n 2 --dist loadscope --no-loadscope-reorder -m "not alone" --durations=40
 	$(BIN)/pytest tests/integration -m alone --durations=10
 
 bench: setup

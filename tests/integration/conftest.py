@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.processes import Command, rondo
 
@@ -14,20 +15,29 @@ from tests.support.processes import Command, rondo
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+# Their tests take half of the time, so one worker begins with them, on one quickstart, and the other has all the rest.
+WITH_QUICKSTART = frozenset(
+    {"test_kill.py", "test_over_optimisation.py", "test_people.py", "test_quickstart.py", "test_reward_model.py"}
+)
+
+
+class FilesTogether(LoadScopeScheduling):
+    """Files stay whole, and those that need the quickstart are one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.partition("::")[0]).name
+        return "quickstart" if file in WITH_QUICKSTART else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return FilesTogether(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`: whatever needs the quickstart shares one, every other file stays whole.
-
-    The quickstart's tests take half of the time, so one worker begins with them and the other has all the rest.
-    """
-    here = [item for item in items if item.path.parent == Path(__file__).parent]
-    for item in here:
-        item.add_marker(pytest.mark.xdist_group("quickstart" if needs_quickstart(item) else item.path.name))
-    items.sort(key=lambda item: item in here and not needs_quickstart(item))
-
-
-def needs_quickstart(item: pytest.Item) -> bool:
-    return "quickstart" in getattr(item, "fixturenames", ())
+    for item in items:
+        if "quickstart" in getattr(item, "fixturenames", ()) and item.path.name not in WITH_QUICKSTART:
+            raise pytest.UsageError(f"{item.path.name} needs the quickstart; name it in WITH_QUICKSTART")
+    items.sort(key=lambda item: item.path.name not in WITH_QUICKSTART)
 
 
 @dataclass(frozen=True)
