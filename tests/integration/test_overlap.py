@@ -21,7 +21,7 @@ def test_the_next_round_is_generated_before_this_one_is_learnt(tmp_path):
         "prompts": {"path": "tests.support.tiny_judge:prompts", "num_per_round": 8},
         "rollout": {"engine": "transformers", "num_completions": 2, "max_new_tokens": 16, "prompts_per_shard": 2},
         "judge": {"target": "tests.support.tiny_judge:score"},
-        "learner": {"num_epochs": 200, "batch_pairs": 2},  # longer than the generation of eight short answers
+        "learner": {"num_epochs": 40, "batch_pairs": 2},  # longer than the generation of eight short answers
         "cluster": {"num_cpus": 4},
     }
     (tmp_path / "overlap.yaml").write_text(yaml.safe_dump(tree))
