@@ -146,7 +146,7 @@ def score(
     logps_of = model if isinstance(model, CompletionLogps) else CompletionLogps(model)
     device = logps_of.model.device
     passes = logps_of.passes([(sequence,) for sequence in sequences], max_tokens=max_tokens)
-    found: list[tuple[int, Logps]] = []
+    found: dict[int, Logps] = {}
     for cut in passes[logps_of.ranks.rank]:
         with compute_in(compute_dtype, device):
             if not cut:
@@ -154,13 +154,10 @@ def score(
                 continue
             logps_SC, mask_SC = logps_of([sequences[i] for i in cut])
         for row_C, mask_C, i in zip(logps_SC.cpu().numpy(), mask_SC.cpu().numpy(), cut, strict=True):
-            found.append((i, row_C[mask_C]))
+            found[i] = row_C[mask_C]
     logps_of.ranks.rest(logps_of)
-    scored: list[Logps] = [np.zeros(0, np.float32)] * len(sequences)
-    for own in logps_of.ranks.gather(found):
-        for i, logps in own:
-            scored[i] = logps
-    return scored
+    scored = {i: logps for own in logps_of.ranks.gather(found) for i, logps in own.items()}
+    return [scored[i] for i in range(len(sequences))]
 
 
 def probe_tolerance(model: PreTrainedModel) -> float:

@@ -6,6 +6,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
@@ -119,10 +120,15 @@ def attach_sinks(run_dir: RunDir, observer: Observer) -> None:
     config = run_dir.config
     if wants_metrics(config.cluster):
         observer.attach(RayMetrics(run_dir.root.name))
-    # A tracker may be somebody else's machine, and addresses may hold passwords.
-    settings = {name: value for name, (_, value) in flatten(config).items() if not name.endswith(("url", "webhook"))}
+    settings = shared_settings(config)
     for sink in trackers_of(config.tracking, root=run_dir.root, run_id=run_dir.run_id, settings=settings):
         observer.attach(sink)
+
+
+def shared_settings(config: RunConfig) -> dict[str, Any]:
+    """What trackers are told of the configuration: all but addresses, which may hold passwords, for a tracker may be
+    somebody else's machine."""
+    return {name: value for name, (_, value) in flatten(config).items() if "://" not in str(value)}
 
 
 def _needs_making(run_dir: RunDir) -> bool:

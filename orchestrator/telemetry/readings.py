@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 
 from orchestrator.telemetry.sink import Event
@@ -43,7 +44,7 @@ class Readings:
     """Translates events; remembers what rates need, and which stage is shown as active."""
 
     def __init__(self) -> None:
-        self._active = ""
+        self._active: dict[int, str] = {}  # by thread: a round may be made while another one is learnt
         self._tokens: defaultdict[str, float] = defaultdict(float)
         self._seconds: defaultdict[int, dict[str, float]] = defaultdict(dict)
         self._of: dict[str, Callable[[Event], Iterator[Reading]]] = {
@@ -72,11 +73,13 @@ class Readings:
         yield from self._activate(event["stage"])
 
     def _activate(self, stage: str) -> Iterator[Reading]:
-        if self._active and self._active != stage:
-            yield Reading(metric="rondo_stage_active", value=0.0, tags={"stage": self._active})
+        before = self._active.pop(get_ident(), "")
+        if stage:
+            self._active[get_ident()] = stage
+        if before and before not in self._active.values():
+            yield Reading(metric="rondo_stage_active", value=0.0, tags={"stage": before})
         if stage:
             yield Reading(metric="rondo_stage_active", value=1.0, tags={"stage": stage})
-        self._active = stage
 
     def _stage(self, event: Event) -> Iterator[Reading]:
         stage, seconds = event["stage"], event["seconds"]

@@ -111,6 +111,19 @@ def attempt(config, root, renames, kill_at, **kwargs) -> bool:
     return False
 
 
+def killed_one_by_one(config, folder, renames, undisturbed, *, counts=None) -> int:
+    """Kill a run at each rename that counts, go on from there, and compare; how many there were."""
+    for kill_at in itertools.count(1):
+        root = folder / str(kill_at)
+        if not attempt(config, root, renames, kill_at, counts=counts):
+            return kill_at - 1
+        renames.arm(None)
+        tiny_run(config, root)
+        assert digest(root) == undisturbed, f"killed at rename {kill_at} of those that count"
+        shutil.rmtree(root)
+    raise AssertionError
+
+
 def test_two_runs_have_the_same_bytes(config, undisturbed, tmp_path):
     tiny_run(config, tmp_path / "again")
     assert digest(tmp_path / "again") == undisturbed
@@ -118,14 +131,8 @@ def test_two_runs_have_the_same_bytes(config, undisturbed, tmp_path):
 
 
 def test_killed_at_every_rename(config, renames, undisturbed, tmp_path):
-    kill_at = 1
-    while attempt(config, tmp_path / str(kill_at), renames, kill_at):
-        renames.arm(None)
-        tiny_run(config, tmp_path / str(kill_at))
-        assert digest(tmp_path / str(kill_at)) == undisturbed, f"killed at rename {kill_at}"
-        shutil.rmtree(tmp_path / str(kill_at))
-        kill_at += 1
-    assert kill_at > 40, "the test found fewer renames than two rounds have"
+    num_kills = killed_one_by_one(config, tmp_path, renames, undisturbed)
+    assert num_kills >= 40, "the test found fewer renames than two rounds have"
 
 
 def test_killed_at_every_commit_while_rounds_overlap(policy, renames, tmp_path, monkeypatch):
@@ -134,14 +141,8 @@ def test_killed_at_every_commit_while_rounds_overlap(policy, renames, tmp_path, 
     config = tiny_config(policy, rollout__max_new_tokens=4, evaluation__prompts=None, **changes)
     tiny_run(config, tmp_path / "undisturbed")
     undisturbed = digest(tmp_path / "undisturbed")
-    kill_at = 1
-    while attempt(config, tmp_path / str(kill_at), renames, kill_at, counts=is_commit):
-        renames.arm(None)
-        tiny_run(config, tmp_path / str(kill_at))
-        assert digest(tmp_path / str(kill_at)) == undisturbed, f"killed at commit {kill_at}"
-        shutil.rmtree(tmp_path / str(kill_at))
-        kill_at += 1
-    assert kill_at > 20, "the test found fewer commits than three rounds have"
+    num_kills = killed_one_by_one(config, tmp_path, renames, undisturbed, counts=is_commit)
+    assert num_kills >= 20, "the test found fewer commits than three rounds have"
 
 
 @pytest.mark.parametrize("publish", ["merged", "adapter"])
@@ -158,14 +159,8 @@ def test_an_adapter_killed_wherever_its_policy_is_written_or_measured(policy, re
     undisturbed = digest(tmp_path / "undisturbed")
     kinds = [record.update.policy_out.kind for record in journal.records()]
     assert kinds == ["adapter" if publish == "adapter" else "full"] * 2
-    kill_at = 1
-    while attempt(config, tmp_path / str(kill_at), renames, kill_at, counts=is_about_the_policy):
-        renames.arm(None)
-        tiny_run(config, tmp_path / str(kill_at))
-        assert digest(tmp_path / str(kill_at)) == undisturbed, f"killed at rename {kill_at}"
-        shutil.rmtree(tmp_path / str(kill_at))
-        kill_at += 1
-    assert kill_at > 20, "the test found fewer renames than two rounds have"
+    num_kills = killed_one_by_one(config, tmp_path, renames, undisturbed, counts=is_about_the_policy)
+    assert num_kills >= 20, "the test found fewer renames than two rounds have"
 
     export_round(journal, 1, tmp_path / "exported")
     policy_out = journal.records()[1].update.policy_out

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,28 @@ def test_one_stage_at_a_time_is_active(readings):
             active[reading.tags["stage"]] = reading.value
             assert sum(active.values()) <= 1
     assert active["learn"] == 0
+
+
+def test_a_stage_stays_active_while_a_round_is_made_ahead_and_done():
+    stream, active = Readings(), {}
+
+    def tell(kind, stage, outer=""):
+        event = {"kind": kind, "stage": stage, "outer": outer, "round": 1, "seconds": 1.0, "time": START}
+        for reading in stream.of(event):
+            if reading.metric == "rondo_stage_active":
+                active[reading.tags["stage"]] = reading.value
+
+    def ahead():
+        tell("stage_started", "generate")
+        assert active == {"learn": 1, "generate": 1}
+        tell("stage", "generate")
+
+    tell("stage_started", "learn")
+    thread = ThreadPoolExecutor(1)
+    thread.submit(ahead).result()
+    assert active == {"learn": 1, "generate": 0}
+    tell("stage", "learn")
+    assert active == {"learn": 0, "generate": 0}
 
 
 def test_a_round_that_was_partly_done_before_has_no_rate():

@@ -7,11 +7,13 @@ import types
 import pytest
 
 from orchestrator.config import parse_config
+from orchestrator.run import shared_settings
 from orchestrator.telemetry.config import TrackingConfig
 from orchestrator.telemetry.scalars import ScalarStream
 from orchestrator.telemetry.spans import Spans
 from orchestrator.telemetry.trackers import check_tracking, trackers_of
 from rollout.errors import UsageError
+from tests.support.tiny_config import tiny_config
 from tests.support.told_events import START, told_events
 
 NAMES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
@@ -158,3 +160,13 @@ def test_a_round_is_one_trace_with_its_stages_and_shards_inside():
     (learn,) = [span for span in inside if span.name == "learn"]
     assert (learn.start_time, learn.end_time) == (int((START + 40) * 1e9), int((START + 90) * 1e9))
     assert rounds[0].end_time == int((START + 100) * 1e9)
+
+
+def test_trackers_are_told_no_address(tmp_path):
+    secret = "https://me:password@example.org"
+    judge = {"kind": "llm", "model": "m", "endpoint": f"{secret}/v1"}
+    config = tiny_config(tmp_path, judge=judge, tracking__mlflow=secret)
+    told = shared_settings(config)
+    assert "password" not in str(told)
+    assert told["learner.beta"] == 0.1
+    assert told["judge.model"] == "m"
