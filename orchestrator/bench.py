@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -31,6 +32,11 @@ class Row:
     ratio_low: float | None = None
     ratio_high: float | None = None
     floor: float | None = None
+
+
+def announce(doing: str) -> None:
+    """One line on standard error about what a bench does now: some take minutes."""
+    print(doing, file=sys.stderr, flush=True)
 
 
 def compared(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
-from orchestrator.bench import NUM_PAIRS, compared, report
+from orchestrator.bench import NUM_PAIRS, announce, compared, report
 from rollout.errors import InfraError
 
 
@@ -16,6 +16,7 @@ def bench_judge(*, num_pairs: int = NUM_PAIRS, num_questions: int = 800) -> dict
     """
     command = [sys.executable, "-m", "judge.llm.throughput"]
     command += ["--pairs", str(num_pairs), "--questions", str(num_questions)]
+    announce(f"judge: {num_pairs} pairs of runs of {num_questions} questions")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InfraError(f"`{' '.join(command)}` ended with exit code {done.returncode}: {done.stderr[-2000:]}")

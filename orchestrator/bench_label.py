@@ -27,7 +27,7 @@ from judge.human.resolution import settle, wanted_labels
 from judge.human.rounds import Rounds
 from judge.human.schema import labels, tasks
 from judge.human.types import Label, NewTask, RoundKey, Rules
-from orchestrator.bench import Row, report
+from orchestrator.bench import Row, announce, report
 from rollout.errors import InfraError
 from rollout.types import Message
 
@@ -94,6 +94,7 @@ def run_load(queue_url: str | None, load: Load) -> LoadReport:
         database.upgrade()
         rounds, links = Rounds(database), [f"/invitation/{_invite(database)}" for _ in range(load.num_annotators)]
         row_id = _fill(rounds, load.num_pairs)
+        announce(f"label: {load.num_annotators} annotators, {load.num_pairs} pairs")
         with contextlib.closing(_Server(Path(folder), url)) as server:
             tally = Tally()
             started = time.monotonic()
@@ -152,6 +153,7 @@ async def _label(server: _Server, rounds: Rounds, row_id: int, links: list[str],
             if view.state == "sealed":
                 break
             if kills and view.num_resolved >= kills[0]:
+                announce(f"label: {view.num_resolved} of {load.num_pairs} pairs settled; the server is killed now")
                 kills.pop(0)
                 await asyncio.to_thread(server.kill)
             await asyncio.sleep(0.5)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.bench import NUM_PAIRS, Row, compared, report
+from orchestrator.bench import NUM_PAIRS, Row, announce, compared, report
 from orchestrator.bench_ranks import rank_rows
 from rollout.errors import InfraError, UsageError
 
@@ -43,12 +43,15 @@ def bench_learner(*, num_pairs: int = NUM_PAIRS) -> dict[str, Any]:
     shapes = [{**shape, "num_steps": num_pairs + 1} for _, _, shape, _ in _SPEEDS]
     speeds = [request(dtype=dtype, shape=shape) for (_, dtype, _, _), shape in zip(_SPEEDS, shapes, strict=True)]
     losses = [request(loss=loss, shape={**_SMALL, "num_steps": 10}) for loss in _LOSSES]
+    announce(f"learner: {len(speeds)} shapes and {len(losses)} losses beside TRL, {num_pairs} pairs of steps each")
     found = ask([*speeds, *losses])
     rows: list[Row] = []
     for (name, dtype, shape, floor), timed in zip(_SPEEDS, found, strict=False):
         rows += _speed_rows(name, dtype, timed, num_per_step=shape["pairs_per_step"], floor=floor)
+    announce("learner: peak memory")
     rows.append(_memory_row())
     rows += [_loss_row(loss, both) for loss, both in zip(_LOSSES, found[len(speeds) :], strict=True)]
+    announce("learner: 2 processes against 1")
     rows += rank_rows(num_pairs=num_pairs)
     rows += gpu_rows()
     return report("learner", rows)

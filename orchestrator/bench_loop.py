@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from orchestrator.base import BASE_PATH
-from orchestrator.bench import Row, report
+from orchestrator.bench import Row, announce, report
 from orchestrator.bench_rollout import bench_config
 from orchestrator.config import RunConfig
 from orchestrator.status import STAGES, status
@@ -23,6 +23,7 @@ def bench_loop() -> dict[str, Any]:
     """Run a few rounds from a policy that exists already; medians over the rounds after the first, which warms up."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        announce("loop: making a policy")
         _rondo_run(bench_config(num_rounds=1), root / "base")
         config = bench_config(
             num_rounds=_NUM_ROUNDS,
@@ -30,6 +31,7 @@ def bench_loop() -> dict[str, Any]:
             evaluation={"prompts": "orchestrator.quickstart:held_out", "num_prompts": 64},
             learner={"learning_rate": 1e-4},
         )
+        announce(f"loop: {_NUM_ROUNDS} rounds from that policy")
         _rondo_run(config, root / "run")
         found = status(root / "run")
     rounds = found["rounds"][1:]

@@ -12,7 +12,7 @@ import numpy as np
 from judge.backend import build
 from judge.config import RewardModelJudge
 from judge.protocol import Context, Scorer
-from orchestrator.bench import NUM_PAIRS, compared, report
+from orchestrator.bench import NUM_PAIRS, announce, compared, report
 from orchestrator.reward_model import quiet_transformers
 from rollout.types import Completion, CompletionGroup, Message, Prompt
 
@@ -52,6 +52,7 @@ def bench_reward(*, num_pairs: int = NUM_PAIRS) -> dict[str, Any]:
 
         if not np.allclose(np.array(ours()[1], float), peer()[1], atol=1e-4):
             raise AssertionError("the judge and the bare loop give different scores")
+        announce(f"reward: {num_pairs} pairs of runs")
         figures = [(ours()[0], peer()[0]) for _ in range(num_pairs)]
     row = compared(
         "reward model",

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.base import BASE_PATH, record_base
-from orchestrator.bench import NUM_PAIRS, compared, report
+from orchestrator.bench import NUM_PAIRS, announce, compared, report
 from orchestrator.chunks import in_chunks
 from orchestrator.cluster.learner import RayLearner
 from orchestrator.cluster.rollout import RayRollout
@@ -49,6 +49,7 @@ def bench_rollout(*, num_pairs: int = NUM_PAIRS) -> dict[str, Any]:
         observer = Observer(run.root, console=Console(quiet=True))
         start_ray(config.cluster)
         try:
+            announce("rollout: making a policy, starting the engine and the peer's")
             learner = RayLearner(run, config, observer)
             made = learner.make_base(config, source=None, path=BASE_PATH, on_step=lambda step: None)
             base = record_base(run.root, made)
@@ -60,6 +61,7 @@ def bench_rollout(*, num_pairs: int = NUM_PAIRS) -> dict[str, Any]:
             with _peer(run.root, config, base, token_ids) as generate:
                 generate()
                 for number in range(num_pairs):
+                    announce(f"rollout: pair of runs {number + 1} of {num_pairs}")
                     ours.append(_ours(rollout, config, prompts, base, f"{number:04d}")[0])
                     peers.append(generate())
         finally:

@@ -3,13 +3,14 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
 from typer.core import TyperGroup
 
+from orchestrator.bench_cli import bench_app
 from orchestrator.config import RunConfig, load_config
 from orchestrator.label_cli import label_app
 from orchestrator.printing import print_json, standard_output
@@ -34,7 +35,6 @@ judge_app = typer.Typer(
     cls=_JudgeByDefault, no_args_is_help=True, help="Judge completions that exist already, or audit a judge."
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check, show or explain a configuration.")
-bench_app = typer.Typer(no_args_is_help=True, help="Figures of this machine, beside a peer.")
 app.add_typer(config_app, name="config")
 app.add_typer(judge_app, name="judge")
 app.add_typer(bench_app, name="bench")
@@ -190,69 +190,6 @@ def config_schema(config: Annotated[Path | None, typer.Argument(help="Ignored; t
     print_json(RunConfig.model_json_schema())
 
 
-@bench_app.command("rollout")
-def bench_rollout(as_json: Json = False) -> None:
-    """Generation through Rondo against raw vLLM, alternating, in one run."""
-    from orchestrator.bench_rollout import bench_rollout as measure
-
-    _print_bench(measure(), as_json)
-
-
-@bench_app.command("learner")
-def bench_learner(
-    as_json: Json = False,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="cuda: only the share of a GPU's peak.")] = "cpu",
-    shape: Annotated[Literal["1b", "8b", "both"], typer.Option(help="Llama of --device cuda.")] = "both",
-    plots: Annotated[Path | None, typer.Option(help="Measure length and vocabulary, too; pictures go here.")] = None,
-) -> None:
-    """Pairs a second, step over floor, memory and losses of the learner, beside TRL's DPOTrainer."""
-    from orchestrator.bench_learner import bench_learner as measure
-    from orchestrator.bench_learner import bench_learner_gpu
-    from orchestrator.bench_learner_plots import with_plots
-
-    found = bench_learner_gpu(("1b", "8b") if shape == "both" else (shape,)) if device == "cuda" else measure()
-    _print_bench(found if plots is None else with_plots(found, plots), as_json)
-
-
-@bench_app.command("judge")
-def bench_judge(as_json: Json = False) -> None:
-    """Requests/s of a language-model judge against a bare AsyncOpenAI loop, both against a stub of 50 ms latency."""
-    from orchestrator.bench_judge import bench_judge as measure
-
-    _print_bench(measure(), as_json)
-
-
-@bench_app.command("loop")
-def bench_loop(as_json: Json = False) -> None:
-    """Pairs/s of whole rounds, and the seconds in each stage."""
-    from orchestrator.bench_loop import bench_loop as measure
-
-    _print_bench(measure(), as_json)
-
-
-@bench_app.command("reward")
-def bench_reward(as_json: Json = False) -> None:
-    """A reward model as a judge against a bare transformers loop, alternating, in one run."""
-    from orchestrator.bench_reward import bench_reward as measure
-
-    _print_bench(measure(), as_json)
-
-
-@bench_app.command("label")
-def bench_label(
-    queue_url: Annotated[
-        str | None, typer.Option(help="An empty PostgreSQL database; without it a SQLite file.", show_default=False)
-    ] = None,
-    pairs: Annotated[int, typer.Option(help="Pairs to label.", min=100)] = 20_000,
-    as_json: Json = False,
-) -> None:
-    """200 simulated annotators on the labelling page, whose server is killed three times meanwhile."""
-    from orchestrator.bench_label import Load
-    from orchestrator.bench_label import bench_label as measure
-
-    _print_bench(measure(queue_url, Load(num_pairs=pairs)), as_json)
-
-
 @reward_model_app.callback()
 def reward_model() -> None:
     """Reward models out of preference pairs."""
@@ -321,12 +258,6 @@ def main() -> None:
         console.print(f"[red]error:[/] {show_error() if show_error else error}", highlight=False, markup=True)
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _print_bench(found: dict[str, Any], as_json: bool) -> None:
-    from orchestrator.bench import page
-
-    print_json(found) if as_json else standard_output().print(page(found))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def digest_of_finished_rounds(root) -> dict[str, str]:
 def test_ten_kills_lose_nothing(quickstart, tmp_path):
     with open("configs/quickstart.yaml") as file:
         tree = yaml.safe_load(file)
+    tree["num_rounds"] = 3
     tree["policy"] = {"path": str(quickstart.root / "policies/v0000"), "dtype": "float32"}
     config = tmp_path / "killed.yaml"
     config.write_text(yaml.safe_dump(tree))

@@ -12,12 +12,12 @@ from tests.support.processes import rondo
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 
-def run(quickstart, quickstart_reward, root, *overrides):
+def run(quickstart, quickstart_reward, root, *overrides, exit_code=0):
     settings = [f"judge.model={quickstart_reward.folder}", f"policy.path={quickstart.root / 'policies/v0000'}"]
     options = [word for setting in (*settings, *overrides) for word in ("--set", setting)]
     command = ("run", "configs/quickstart-reward-model.yaml", "--run-dir", str(root), *options)
     code, _, err = rondo(*command, timeout_s=1200)
-    assert code == 0, err
+    assert code == exit_code, err
     code, out, _ = rondo("status", str(root), "--json")
     assert code == 0
     return json.loads(out)["rounds"], err
@@ -35,10 +35,11 @@ def test_at_the_default_beta_gold_rises_and_the_alarm_is_silent(quickstart, quic
     assert gold_of(rounds[-1]) >= 0.75
 
 
-def test_with_beta_far_too_low_the_alarm_is_raised(quickstart, quickstart_reward, tmp_path):
-    rounds, err = run(quickstart, quickstart_reward, tmp_path / "run", "learner.beta=0.002")
-    raised = [alarm for round_ in rounds for alarm in round_["scores"]["alarms"]]
+def test_with_beta_far_too_low_the_alarm_stops_the_run(quickstart, quickstart_reward, tmp_path):
+    overrides = ("learner.beta=0.002", "evaluation.alarm.action=stop")
+    rounds, err = run(quickstart, quickstart_reward, tmp_path / "run", *overrides, exit_code=3)
+    raised = rounds[-1]["scores"]["alarms"]
     print([gold_of(round_) for round_ in rounds], raised)
-    assert raised
+    assert not any(round_["scores"]["alarms"] for round_ in rounds[:-1])
     assert raised[0].partition(":")[0] in {"over_optimisation", "judges_disagree", "collapse"}
     assert raised[0][:60] in " ".join(err.split())

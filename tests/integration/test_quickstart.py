@@ -79,6 +79,7 @@ def reversed_run(quickstart, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reversed")
     with open("configs/quickstart.yaml") as file:
         tree = yaml.safe_load(file)
+    tree["num_rounds"] = 3
     tree["policy"] = {"path": str(quickstart.root / "policies/v0000"), "dtype": "float32"}
     tree["judge"]["target"] = DISLIKES
     (folder / "reversed.yaml").write_text(yaml.safe_dump(tree))
