@@ -8,6 +8,7 @@ from pydantic import Discriminator, Tag, TypeAdapter, model_validator
 from judge.backend_config import KINDS, Backend, FunctionBackend, PluginBackend
 from judge.human.config import HumanSettings
 from judge.llm.config import LlmBackend
+from judge.pairing_config import PairingConfig
 from judge.reward.config import PreferenceModelBackend, RewardModelBackend
 from judge.verifier.config import VerifierBackend
 from rollout.types import Settings, setting
@@ -104,60 +105,6 @@ AnyBackend = Annotated[
     | Annotated[PluginBackend, Tag("plugin")],
     Discriminator(_kind),
 ]
-
-
-class PairingConfig(Settings):
-    """Which answers of a group become training pairs.
-
-    `select` proposes pairs, by score or mean win probability, less the length penalty; the filters drop some of them,
-    each counted by its reason; they propose no others in their place.
-    """
-
-    select: Literal["max_min", "max_random", "mu_minus_2sigma", "all", "random"] = setting(
-        "max_min",
-        change="per_round",
-        doc="the best against: the worst (max_min), a random worse one, the one nearest mean - 2 std; or all pairs, "
-        "or two drawn",
-    )
-    min_margin: float = setting(
-        0.0,
-        change="per_round",
-        ge=0.0,
-        allow_inf_nan=False,
-        doc="smallest margin that makes a pair, in the judge's units (mean win probability for pairwise judges)",
-    )
-    length_penalty: float = setting(
-        0.0,
-        change="per_round",
-        ge=0.0,
-        allow_inf_nan=False,
-        doc="taken off each value for every 1000 characters; pairs whose order it reverses are dropped",
-    )
-    max_pairs_per_prompt: int | None = setting(
-        None, change="per_round", ge=1, doc="pairs of one prompt, the widest margins first, for select: all"
-    )
-    max_similarity: float | None = setting(
-        None,
-        change="per_round",
-        ge=0.0,
-        le=1.0,
-        doc="drop pairs whose texts share more of their character trigrams (Jaccard) than this",
-    )
-    max_length_ratio: float | None = setting(
-        None,
-        change="per_round",
-        ge=1.0,
-        allow_inf_nan=False,
-        doc="drop pairs whose longer text has more than this many times the characters of the shorter",
-    )
-    truncated: Literal["keep", "drop_rejected", "drop_any"] = setting(
-        "keep", change="per_round", doc="drop pairs whose rejected answer, or either, ran into max_new_tokens"
-    )
-    keep_ties: bool = setting(
-        False,
-        change="per_round",
-        doc="store ties as rows with outcome tie or both_bad; never trained as pairs",
-    )
 
 
 class CanaryConfig(Settings):

@@ -23,10 +23,10 @@ def comparisons(group: CompletionGroup, config: JudgeConfig) -> list[tuple[int, 
     return every
 
 
-def values_of(answers: Sequence[Answer]) -> dict[int, float]:
+def values_of(answers: Sequence[Answer], *, both_bad: float = 0.5) -> dict[int, float]:
     """The value of each judged completion by its index: its score, or its mean win probability in [0, 1].
 
-    A tie and a verdict of both_bad count one half for either side; abstentions count nowhere.
+    A tie counts one half for either side, a verdict of both_bad what `both_bad` says; abstentions count nowhere.
     """
     values = {
         answer.index: answer.value for answer in answers if isinstance(answer, Score) and answer.value is not None
@@ -36,9 +36,10 @@ def values_of(answers: Sequence[Answer]) -> dict[int, float]:
         if isinstance(answer, Verdict) and answer.outcome != "abstain":
             # Distances from one half: they are exactly opposite for the two sides, so that even cycles tie exactly.
             lead = lead_of(answer)
-            wins[answer.a].append(lead)
-            wins[answer.b].append(-lead)
-    return values | {index: 0.5 + math.fsum(leads) / len(leads) for index, leads in wins.items()}
+            leads = (both_bad - 0.5,) * 2 if answer.outcome == "both_bad" else (lead, -lead)
+            wins[answer.a].append(leads[0])
+            wins[answer.b].append(leads[1])
+    return values | {index: 0.5 + math.fsum(won) / len(won) for index, won in wins.items()}
 
 
 def reasons_of(answers: Sequence[Answer]) -> Counter[str]:

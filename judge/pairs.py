@@ -1,7 +1,7 @@
-"""The preference pairs of a prompt, or the one reason why it has none.
+"""The training rows of a prompt, preference pairs or answers by themselves, or the one reason why it has none.
 
-Reasons: those of judge.selection (too_few where the group has fewer than two completions), or the commonest reason for
-which the judge left fewer than two completions judged.
+Reasons: those of judge.selection or judge.unpaired (too_few where the group has fewer completions than a row needs), or
+the commonest reason for which the judge left too few of them judged.
 """
 
 import hashlib
@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from judge.config import PairingConfig
 from judge.pairing import reasons_of, values_of
+from judge.pairing_config import PairingConfig
 from judge.selection import Choice, select
 from judge.types import Answer, PreferencePair, Score, Verdict
+from judge.unpaired import select_unpaired
 from rollout.types import CompletionGroup, TokenIds
 
 
@@ -31,8 +32,13 @@ def pairs_or_reason(
 
     Candidates that were dropped beside pairs that were kept are counted by reason into num_filtered; a prompt without
     a pair is counted once, under the commonest reason of its candidates. With keep_ties a tie is a row of its own.
+    select: unpaired gives rows with one side, desirable ones as chosen; both answers of a both_bad count as lost.
     """
-    selection = select(group, values_of(answers), config)
+    is_unpaired = config.select == "unpaired"
+    if is_unpaired:
+        selection = select_unpaired(group, values_of(answers, both_bad=0.0), config)
+    else:
+        selection = select(group, values_of(answers), config)
     if selection.choices:
         if num_filtered is not None:
             num_filtered.update(selection.dropped)
@@ -40,7 +46,7 @@ def pairs_or_reason(
             _pair(group, choice, answers, slot=slot, run_id=run_id, round_id=round_id, policy_version=policy_version)
             for slot, choice in enumerate(selection.choices)
         ]
-    if selection.reason == "too_few" and len(group.completions) > 1:
+    if selection.reason == "too_few" and len(group.completions) >= (1 if is_unpaired else 2):
         return _commonest_reason(answers)
     return selection.reason
 
@@ -56,22 +62,23 @@ def _pair(
     policy_version: int,
 ) -> PreferencePair:
     by_index = {completion.index: completion for completion in group.completions}
-    chosen, rejected = by_index[choice.chosen], by_index[choice.rejected]
+    chosen, rejected = (None if index is None else by_index[index] for index in (choice.chosen, choice.rejected))
     prompt_ids = group.prompt_token_ids
+    chosen_ids, rejected_ids = (None if one is None else one.token_ids for one in (chosen, rejected))
     about = _answer_on(answers, choice)
     return PreferencePair(
         pair_id=_place_hash(run_id, round_id, group.prompt.prompt_id, slot=slot),
-        content_hash=_content_hash(prompt_ids, chosen.token_ids, rejected.token_ids),
+        content_hash=_content_hash(prompt_ids, chosen_ids, rejected_ids),
         round_id=round_id,
         prompt_id=group.prompt.prompt_id,
         prompt=group.prompt.messages,
-        chosen=chosen.text,
-        rejected=rejected.text,
+        chosen=None if chosen is None else chosen.text,
+        rejected=None if rejected is None else rejected.text,
         prompt_ids=prompt_ids,
-        chosen_ids=chosen.token_ids,
-        rejected_ids=rejected.token_ids,
-        chosen_logps=chosen.logps,
-        rejected_logps=rejected.logps,
+        chosen_ids=chosen_ids,
+        rejected_ids=rejected_ids,
+        chosen_logps=None if chosen is None else chosen.logps,
+        rejected_logps=None if rejected is None else rejected.logps,
         outcome="both_bad" if choice.outcome == "tie" and _both_bad(answers, choice) else choice.outcome,
         score_chosen=choice.value_chosen,
         score_rejected=choice.value_rejected,
@@ -80,8 +87,8 @@ def _pair(
         policy_version=policy_version,
         judge_id=about.judge_id,
         source=about.source,
-        chosen_truncated=chosen.finish_reason == "length",
-        rejected_truncated=rejected.finish_reason == "length",
+        chosen_truncated=chosen is not None and chosen.finish_reason == "length",
+        rejected_truncated=rejected is not None and rejected.finish_reason == "length",
     )
 
 
@@ -108,12 +115,13 @@ def _probability(answers: Sequence[Answer], choice: Choice) -> float | None:
 
 def _answer_on(answers: Sequence[Answer], choice: Choice) -> Answer:
     """The answer whose judge the pair is put down to: judges may differ within a prompt (see judge.combined)."""
-    sides = {choice.chosen, choice.rejected}
+    sides = {choice.chosen, choice.rejected} - {None}
+    first = choice.rejected if choice.chosen is None else choice.chosen
     for answer in answers:
         if isinstance(answer, Score):
-            if answer.index == choice.chosen:
+            if answer.index == first:
                 return answer
-        elif {answer.a, answer.b} == sides:
+        elif sides <= {answer.a, answer.b}:
             return answer
     return answers[0]
 
@@ -128,10 +136,10 @@ def _place_hash(run_id: str, round_id: int, prompt_id: str, *, slot: int) -> str
     return hashlib.sha256(place.encode(errors="backslashreplace")).hexdigest()[:32]
 
 
-def _content_hash(*arrays: TokenIds) -> str:
-    """sha256 of the token ids and of where each array ends."""
+def _content_hash(*arrays: TokenIds | None) -> str:
+    """sha256 of the token ids and of where each array ends; a side that is missing has no tokens."""
     digest = hashlib.sha256()
-    for array in arrays:
+    for array in (np.zeros(0, np.int32) if array is None else array for array in arrays):
         digest.update(len(array).to_bytes(8, "little"))
         digest.update(np.ascontiguousarray(array, "<i4").tobytes())
     return digest.hexdigest()[:32]

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from judge.config import PairingConfig
+from judge.pairing_config import PairingConfig
 from rollout.types import Completion, CompletionGroup
 
 _NGRAM = 3
@@ -28,14 +28,14 @@ class Choice:
     """Indices of the two completions of a pair, and their values in the units of the judge.
 
     margin is the difference of the values that the pair was selected by: less the length penalty, where there is one.
-    A tie stands with the lower index as chosen.
+    A tie stands with the lower index as chosen. An answer by itself has one side, and no margin.
     """
 
-    chosen: int
-    rejected: int
-    value_chosen: float
-    value_rejected: float
-    margin: float
+    chosen: int | None
+    rejected: int | None
+    value_chosen: float | None
+    value_rejected: float | None
+    margin: float | None
     outcome: Literal["chosen", "tie"] = "chosen"
 
 
@@ -62,12 +62,12 @@ def select(group: CompletionGroup, values: Mapping[int, float], config: PairingC
     dropped: Counter[str] = Counter()
     for high, low in _candidates(judged, used, config, group.prompt.prompt_id):
         choice = _choice(high, low, values, used)
-        reason = next((reason for reason, fails in _checks(high, low, choice, config) if fails), None)
+        reason = next((reason for reason, fails in _checks(high, low, choice, values, config) if fails), None)
         if reason is None:
             choices.append(choice)
         else:
             dropped[reason] += 1
-    choices.sort(key=lambda choice: (choice.outcome == "tie", -choice.margin, choice.chosen, choice.rejected))
+    choices.sort(key=lambda choice: (choice.outcome == "tie", -(choice.margin or 0.0), choice.chosen, choice.rejected))
     cap = config.max_pairs_per_prompt
     if cap is not None and len(choices) > cap:
         dropped["over_cap"] += len(choices) - cap
@@ -100,7 +100,7 @@ def _candidates(
     best = max(judged, key=lambda one: used[one.index])
     worse = [one for one in judged if used[one.index] < used[best.index]]
     if not worse:  # all alike: the first two that are no copies of each other stand for them
-        yield judged[0], next((one for one in judged[1:] if not _same(judged[0], one)), judged[1])
+        yield judged[0], next((one for one in judged[1:] if not same(judged[0], one)), judged[1])
     elif config.select == "max_random":
         yield best, draw.choice(worse)
     elif config.select == "mu_minus_2sigma":
@@ -139,13 +139,15 @@ def _choice(high: Completion, low: Completion, values: Mapping[int, float], used
     )
 
 
-def _checks(high: Completion, low: Completion, choice: Choice, config: PairingConfig) -> Iterator[tuple[str, bool]]:
+def _checks(
+    high: Completion, low: Completion, choice: Choice, values: Mapping[int, float], config: PairingConfig
+) -> Iterator[tuple[str, bool]]:
     """Each reason and whether it speaks against the candidate; the cheap ones first, the others only where needed."""
-    tie = choice.outcome == "tie"
-    yield "duplicate", _same(high, low)
+    tie, margin = choice.outcome == "tie", choice.margin or 0.0
+    yield "duplicate", same(high, low)
     yield "tie", tie and not config.keep_ties
-    yield "length_reversed", not tie and (choice.value_chosen < choice.value_rejected or choice.margin == 0.0)
-    yield "below_margin", not tie and choice.margin < config.min_margin
+    yield "length_reversed", not tie and (values[high.index] < values[low.index] or margin == 0.0)
+    yield "below_margin", not tie and margin < config.min_margin
     high_cut, low_cut = (one.finish_reason == "length" for one in (high, low))
     drop_rejected = config.truncated == "drop_rejected" and low_cut and not tie
     yield "truncated", drop_rejected or (config.truncated == "drop_any" and (high_cut or low_cut))
@@ -155,7 +157,8 @@ def _checks(high: Completion, low: Completion, choice: Choice, config: PairingCo
     yield "near_duplicate", limit is not None and similarity(high.text, low.text) > limit
 
 
-def _same(left: Completion, right: Completion) -> bool:
+def same(left: Completion, right: Completion) -> bool:
+    """Whether two completions are copies of each other, by their text or by their tokens."""
     if left.text == right.text:
         return True
     # Completions that nobody here sampled have no tokens, which is no likeness.

@@ -9,8 +9,9 @@ from itertools import chain
 from pathlib import Path
 
 from judge.backend import build
-from judge.config import JudgeConfig, PairingConfig
+from judge.config import JudgeConfig
 from judge.pairing import comparisons, reasons_of
+from judge.pairing_config import PairingConfig
 from judge.pairs import pairs_or_reason
 from judge.protocol import Batch, Context, Judge, Question, Scorer
 from judge.shards import read_verdicts, write_pairs, write_verdicts

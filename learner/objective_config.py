@@ -106,6 +106,11 @@ class ObjectiveConfig(Settings):
         return any(OBJECTIVES[term.name].needs_reference for term in self.losses)
 
     @property
+    def one_sided(self) -> bool:
+        """Whether all losses learn from rows with one answer."""
+        return all(OBJECTIVES[term.name].one_sided for term in self.losses)
+
+    @property
     def whole_batch(self) -> bool:
         """Whether the loss of a pair depends on the other pairs of its optimizer step."""
         return self.beta_dpo_alpha > 0 or any(OBJECTIVES[term.name].whole_batch for term in self.losses)

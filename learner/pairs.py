@@ -74,7 +74,7 @@ class Trainable:
         chosen = [OBJECTIVES[term.name] for term in settings.losses]
         return cls(
             ties=all(objective.ties for objective in chosen),
-            one_sided=all(objective.one_sided for objective in chosen),
+            one_sided=settings.one_sided,
             sampled=settings.staleness_weights != "none",
         )
 

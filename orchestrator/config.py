@@ -124,6 +124,16 @@ class RunConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _losses_learn_from_the_rows(self) -> "RunConfig":
+        if self.judge.pairing.select == "unpaired" and not self.learner.one_sided:
+            names = " + ".join(term.name for term in self.learner.losses)
+            raise ValueError(
+                f"judge.pairing.select is unpaired, but learner.loss {names} learns from pairs alone; choose loss kto, "
+                "or another select"
+            )
+        return self
+
 
 def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
     """Read a YAML file and apply `a.b=value` overrides. Raises UsageError, one line for every mistake."""

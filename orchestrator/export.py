@@ -47,6 +47,7 @@ def export_round(journal: Journal, round_id: int, out: Path) -> dict[str, object
         "policy_version": policy.version,
         "policy_sha256": policy.sha256,
         "num_pairs": record.num_pairs,
+        "num_unpaired": record.num_unpaired,
     }
     (out / "rondo.json").write_text(json.dumps(card, indent=2) + "\n")
     return {**card, "out": str(out)}

@@ -157,6 +157,7 @@ def _counts(pairs: Sequence[PairShard]) -> dict[str, Any]:
     return {
         "num_prompts": sum(shard.num_prompts for shard in pairs),
         "num_pairs": sum(shard.num_pairs for shard in pairs),
+        "num_unpaired": sum(shard.num_unpaired for shard in pairs),
         "num_rejected": dict(rejected),
         "num_abstained": dict(abstained),
     }

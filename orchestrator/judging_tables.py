@@ -10,6 +10,7 @@ def judged_table(found: dict[str, Any]) -> Table:
     table = _table(f"judged, written to {found['out']}")
     table.add_row("prompts", str(found["num_prompts"]))
     table.add_row("pairs", str(found["num_pairs"]))
+    table.add_row("rows beside pairs", str(found["num_unpaired"]))
     for title, counts in (
         ("without a pair", found["num_rejected"]),
         ("abstentions", found["num_abstained"]),

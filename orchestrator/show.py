@@ -40,9 +40,7 @@ def show_pairs(journal: Journal, round_id: int, *, num: int) -> RenderableType:
             pairs += read_pairs(journal.run.root, shard)
     blocks: list[RenderableType] = [_pair(pair) for pair in pairs[:num]]
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(record.num_rejected.items())) or "none"
-    blocks.append(
-        Text(f"round {round_id}: {record.num_pairs} pairs of {record.num_prompts} prompts; rejected: {reasons}")
-    )
+    blocks.append(Text(f"round {round_id}: {_rows(record)} of {record.num_prompts} prompts; rejected: {reasons}"))
     return Group(*blocks)
 
 
@@ -71,6 +69,11 @@ def show_prompt(journal: Journal, round_id: int, prompt_id: str) -> RenderableTy
     return Group(*blocks)
 
 
+def _rows(record: RoundRecord) -> str:
+    beside = f" and {record.num_unpaired} rows beside them" if record.num_unpaired else ""
+    return f"{record.num_pairs} pairs{beside}"
+
+
 def _verdict(answer: Answer) -> str:
     why = f" ({answer.reason})" if answer.reason else ""
     if isinstance(answer, Score):
@@ -82,8 +85,10 @@ def _pair(pair: PreferencePair) -> Panel:
     body = Text()
     for message in pair.prompt:
         body.append(f"{message['role']}: ", style="dim").append(f"{message['content']}\n")
-    body.append("chosen    ", style="green").append(f"{(pair.chosen or '').strip()}\n")
-    body.append("rejected  ", style="red").append((pair.rejected or "").strip())
+    for side, text, style in (("chosen", pair.chosen, "green"), ("rejected", pair.rejected, "red")):
+        if text is not None:
+            body.append(f"{side:<10}", style=style).append(f"{text.strip()}\n")
+    body.rstrip()
     margin = "" if pair.margin is None else f"  margin {pair.margin:.3g}"
     return Panel(body, title=f"{pair.prompt_id}{margin}", title_align="left", border_style="dim")
 

@@ -52,7 +52,7 @@ def _row(record: RoundRecord) -> list[str]:
     return [
         str(record.round_id),
         f"v{record.policy_in.version}>v{update.policy_out.version}" if update else f"v{record.policy_in.version}",
-        str(record.num_pairs),
+        str(record.num_pairs or record.num_unpaired),  # KTO may learn from answers by themselves alone
         rejected,
         _number(metrics.get("reward_margin"), "+.3f") if trained else "-",
         _number(metrics.get("reward_accuracy"), ".2f") if trained else "-",

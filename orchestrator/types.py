@@ -162,6 +162,11 @@ class RoundRecord:
         return sum(shard.num_pairs for shard in self.shards or ())
 
     @property
+    def num_unpaired(self) -> int:
+        """Rows beside the pairs: ties that are kept, and answers by themselves."""
+        return sum(shard.num_unpaired for shard in self.shards or ())
+
+    @property
     def all_rejected(self) -> dict[str, int]:
         """Prompts without a pair and pairs that could not be trained, by reason."""
         mark = "num_rejected_"

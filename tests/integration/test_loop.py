@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from judge.config import PairingConfig
+from judge.pairing_config import PairingConfig
 from judge.shards import read_pairs
 from orchestrator.ahead import chunk_prompts
 from orchestrator.export import export_round
@@ -16,6 +17,7 @@ from orchestrator.journal import Journal
 from orchestrator.observer import warnings_of
 from orchestrator.probe import ProbeError, check_probe
 from orchestrator.rundir import read_run
+from orchestrator.show import show_pairs
 from orchestrator.status import status
 from rollout.errors import InfraError, IntegrityError, Stopped, UsageError
 from tests.support.accounts import check_accounts
@@ -237,3 +239,31 @@ def test_ties_are_kept_where_asked_for_and_never_exported_as_preferences(policy,
         for outcome in pa.ipc.open_file(path).read_all()["outcome"].to_pylist()
     ]
     assert exported == ["chosen"] * journal.record(0).num_pairs
+
+
+def test_kto_learns_from_answers_by_themselves(policy, tmp_path):
+    config = tiny_config(
+        policy,
+        num_rounds=1,
+        judge__target="tests.support.tiny_judge:verified",
+        judge__pairing={"select": "unpaired", "desirable_from": 1, "undesirable_to": 0},
+        learner__loss="kto",
+        learner__num_epochs=2,
+    )
+    journal = check_accounts(tiny_run(config, tmp_path / "run").run.root)
+    record = journal.record(0)
+    rows = [pair for shard in record.shards for pair in read_pairs(journal.run.root, shard)]
+    assert (record.num_pairs, record.num_unpaired) == (0, len(rows))
+    assert {(row.chosen is None, row.rejected is None) for row in rows} == {(True, False), (False, True)}
+    assert record.num_abstained["judge_abstained"] > 0
+    assert record.update.num_pairs == len(rows)
+    assert record.update.metrics["reward_chosen"] > record.update.metrics["reward_rejected"]
+    assert status(journal.run.root)["rounds"][0]["num_unpaired"] == len(rows)
+    assert f"0 pairs and {len(rows)} rows beside them" in printed(show_pairs(journal, 0, num=2))
+
+
+def printed(found):
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(found)
+    return capture.get()

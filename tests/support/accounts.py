@@ -32,7 +32,8 @@ def check_accounts(root: Path) -> Journal:
         steps = config.learner.num_epochs * math.ceil(record.update.num_pairs / config.learner.batch_pairs)
         assert record.update.num_steps == steps
         untrained = Counter(record.all_rejected) - Counter(record.num_rejected)
-        assert untrained.pop("pair_unpaired", 0) == sum(shard.num_unpaired for shard in record.shards or ())
-        assert record.update.num_pairs == record.num_pairs - untrained.total()
+        if not config.learner.one_sided:
+            assert untrained["pair_unpaired"] == record.num_unpaired
+        assert record.update.num_pairs == record.num_pairs + record.num_unpaired - untrained.total()
     assert len(set(pair_ids)) == len(pair_ids)
     return journal

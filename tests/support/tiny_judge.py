@@ -14,6 +14,12 @@ def score(prompts, completions, **columns):
     return [float(answer[0]["content"].count("e") - 0.01 * len(answer[0]["content"])) for answer in completions]
 
 
+def verified(prompts, completions, **columns):
+    """1 for an answer with many letters e, 0 for one with few, and no answer where there are some."""
+    nums = [answer[0]["content"].count("e") for answer in completions]
+    return [None if num == 1 else float(num > 1) for num in nums]
+
+
 def always_tied(prompts, completions, **columns):
     return [1.0 for _ in completions]
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from judge.config import FunctionJudge, PairingConfig
+from judge.config import FunctionJudge
+from judge.pairing_config import PairingConfig
 from judge.shards import read_pairs, read_verdicts
 from judge.types import PairShard, Verdict, VerdictShard
 from judge.worker import JudgeWorker

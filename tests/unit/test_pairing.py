@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.config import FunctionJudge, PairingConfig
+from judge.config import FunctionJudge
 from judge.pairing import comparisons, reasons_of, values_of
+from judge.pairing_config import PairingConfig
 from judge.pairs import pairs_or_reason
 from judge.selection import Choice, select
 from judge.types import PreferencePair, Score, Verdict

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.config import FunctionJudge, PairingConfig
+from judge.config import FunctionJudge
+from judge.pairing_config import PairingConfig
 from judge.pairs import pairs_or_reason
 from judge.selection import penalised, select, similarity
 from judge.shards import read_pairs
