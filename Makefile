@@ -14,7 +14,7 @@ endif
 export PYTHONDONTWRITEBYTECODE :=
 OVERRIDES := $(if $(filter cpu,$(EXTRA)),--overrides deploy/cpu-overrides.txt)
 
-.PHONY: setup quickstart test check bench clean
+.PHONY: setup quickstart test check bench chaos clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml deploy/cpu-overrides.txt
@@ -35,6 +35,7 @@ check: setup
 test: check
 	$(BIN)/pytest tests/learner tests/people -n 2
 	$(BIN)/pytest tests/integration -n 2 --dist loadscope --no-loadscope-reorder -m "not alone" --durations=40
+	$(BIN)/pytest tests/chaos -m "not vllm"
 	$(BIN)/pytest tests/integration -m alone --durations=10
 
 bench: setup
@@ -44,6 +45,13 @@ bench: setup
 	$(BIN)/rondo bench reward
 	$(BIN)/rondo bench learner
 	$(BIN)/rondo bench label
+
+# NUM injections, NUM_VLLM of them more on vLLM: hours on two cores. The same command goes on where it was.
+SEED ?= 17
+NUM ?= 200
+NUM_VLLM ?= 10
+chaos: setup
+	CHAOS_SEED=$(SEED) CHAOS_NUM=$(NUM) CHAOS_NUM_VLLM=$(NUM_VLLM) $(BIN)/pytest tests/chaos -s
 
 clean:
 	rm -rf .venv runs

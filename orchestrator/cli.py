@@ -14,7 +14,7 @@ from orchestrator.bench_cli import bench_app
 from orchestrator.config import RunConfig, load_config
 from orchestrator.label_cli import label_app
 from orchestrator.printing import print_json, standard_output
-from rollout.errors import RondoError, Stopped, UsageError
+from rollout.errors import RondoError, Stopped, UsageError, is_disk_full
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -252,6 +252,9 @@ def main() -> None:
     except typer.Abort:
         code = 3
     except Exception as error:
+        if is_disk_full(error):
+            console.print(f"[red]failed:[/] {error}; free some space, and the same command resumes", highlight=False)
+            sys.exit(1)
         if error.__class__.__module__.partition(".")[0] not in ("click", "typer"):
             raise
         show_error = getattr(error, "format_message", None)

@@ -3,7 +3,7 @@
 import shutil
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -64,7 +64,8 @@ def _attempt(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
         journal = _run_stages(run_dir, inputs, observer)
     except BaseException as error:
         state = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
-        observer.record("attempt", state=state, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
+        with suppress(OSError):  # the disk may be what failed
+            observer.record("attempt", state=state, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
         raise
     finally:
         stop_ray()

@@ -5,11 +5,14 @@
     |- IntegrityError   a file is truncated, altered or missing: named, never read around
     |- DataError        one item is unusable: counted by its reason, the run goes on
     |- InfraError       a machine, process or connection failed: retried elsewhere, bounded
+    |- DiskFullError    no room to write, here or elsewhere: the run ends, and can be resumed
     '- Stopped          stopped on purpose and resumable: exit code 3
 
 Messages say what, got, expected, and what to do. Errors cross process borders by pickling, so each one
 keeps its constructor's arguments in `args`.
 """
+
+import errno
 
 
 class RondoError(Exception):
@@ -42,3 +45,14 @@ class InfraError(RondoError):
 
 class Stopped(RondoError):
     """The run was stopped on purpose and can be resumed."""
+
+
+class DiskFullError(RondoError):
+    """There is no room left to write, which another machine would not mend; once there is, the run can be resumed."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of room or of quota; libraries written in Rust tell so in their text alone."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"os error {errno.ENOSPC})" in str(error) or f"os error {errno.EDQUOT})" in str(error)

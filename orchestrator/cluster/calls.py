@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.observer import Observer
-from rollout.errors import InfraError, RondoError
+from rollout.errors import DiskFullError, InfraError, RondoError, is_disk_full
 
 POLL_S = 0.5
 _MEANWHILE_S = 3.0
@@ -33,7 +33,8 @@ class Calls:
         meanwhile: Callable[[], None] | None = None,
         watch: Callable[[], None] | None = None,
     ) -> Any:
-        """The result. Our own errors come back as themselves, a dead process or a deadline as InfraError.
+        """The result. Our own errors come back as themselves, a dead process or a deadline as InfraError, and a disk
+        without room as DiskFullError.
 
         meanwhile is called now and then for as long as it takes; watch in every slice, to raise what ends the wait.
         """
@@ -56,6 +57,9 @@ class Calls:
             except RayTaskError as error:
                 if isinstance(error.cause, RondoError):
                     raise error.cause from None
+                if is_disk_full(error.cause):
+                    told = f"{what}: {error.cause}; free some space, and the same command resumes"
+                    raise DiskFullError(told) from error
                 raise
             except RayActorError as error:
                 raise InfraError(f"{what}: its process died ({str(error).splitlines()[0]})") from error

@@ -7,11 +7,13 @@ from typing import Any
 import ray
 
 from orchestrator.config import ClusterConfig
+from rollout.errors import InfraError
 
 
 def start_ray(config: ClusterConfig, *, json_logs: bool = False) -> None:
     """Join the cluster that this process was pointed at (a Ray job, RAY_ADDRESS), or start a local one of its own.
 
+    Raises InfraError where there is none to join, or none comes up.
     json_logs: actors log to Ray's log folder as JSON, with the ids of job, node, worker and actor.
     """
     if ray.is_initialized():
@@ -22,10 +24,13 @@ def start_ray(config: ClusterConfig, *, json_logs: bool = False) -> None:
     if json_logs:
         common["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level="WARNING")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", **common)
-    else:
-        _start_local(config, common)
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(address="auto", **common) if address else _start_local(config, common)
+    except Exception as error:  # Ray has no class of its own for a cluster that does not come up, or does not answer
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        where = f"at RAY_ADDRESS={address}" if address else "on this machine, which may be overloaded"
+        raise InfraError(f"Ray did not start {where}: {reason} Run the same command again, it resumes") from error
     logging.getLogger("ray").setLevel(logging.ERROR)  # a logging_config has a level of its own for the driver, too
 
 
