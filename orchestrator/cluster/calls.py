@@ -58,8 +58,9 @@ class Calls:
                 if isinstance(error.cause, RondoError):
                     raise error.cause from None
                 if is_disk_full(error.cause):
-                    told = f"{what}: {error.cause}; free some space, and the same command resumes"
-                    raise DiskFullError(told) from error
+                    raise DiskFullError(
+                        f"{what}: {error.cause}; free some space, and the same command resumes"
+                    ) from error
                 raise
             except RayActorError as error:
                 raise InfraError(f"{what}: its process died ({str(error).splitlines()[0]})") from error

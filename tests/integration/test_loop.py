@@ -255,7 +255,7 @@ def test_kto_learns_from_answers_by_themselves(policy, tmp_path):
     rows = [pair for shard in record.shards for pair in read_pairs(journal.run.root, shard)]
     assert (record.num_pairs, record.num_unpaired) == (0, len(rows))
     assert {(row.chosen is None, row.rejected is None) for row in rows} == {(True, False), (False, True)}
-    assert record.num_abstained["judge_abstained"] > 0
+    assert record.num_abstained["abstained"] > 0
     assert record.update.num_pairs == len(rows)
     assert record.update.metrics["reward_chosen"] > record.update.metrics["reward_rejected"]
     assert status(journal.run.root)["rounds"][0]["num_unpaired"] == len(rows)

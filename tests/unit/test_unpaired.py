@@ -147,7 +147,7 @@ def test_a_judge_writes_them_and_they_are_read_back(tmp_path):
     built = asyncio.run(worker.build(shard, verdict_dir="rounds/0000/verdicts", pair_dir="rounds/0000/pairs"))
     assert (built.num_pairs, built.num_unpaired, built.num_prompts) == (0, 2, 2)
     assert built.rejected == {"undecided": (groups[1].prompt.prompt_id,)}
-    assert (built.num_filtered, built.num_abstained) == ({"undecided": 1}, {"judge_abstained": 1})
+    assert (built.num_filtered, built.num_abstained) == ({"undecided": 1}, {"abstained": 1})
     assert labels(read_pairs(tmp_path, built)) == [("good", None), (None, "bad")]
 
 
