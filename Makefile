@@ -45,6 +45,7 @@ bench: setup
 	$(BIN)/rondo bench reward
 	$(BIN)/rondo bench learner
 	$(BIN)/rondo bench label
+	$(BIN)/rondo bench cluster
 
 # NUM injections, NUM_VLLM of them more on vLLM: hours on two cores. The same command goes on where it was.
 SEED ?= 17

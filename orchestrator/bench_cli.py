@@ -60,6 +60,14 @@ def bench_reward(as_json: Json = False) -> None:
     _print_bench(measure(), as_json)
 
 
+@bench_app.command("cluster")
+def bench_cluster(as_json: Json = False) -> None:
+    """Generation over 1, 2, 4 and 8 simulated engines, beside a linear increase."""
+    from orchestrator.bench_cluster import bench_cluster as measure
+
+    _print_bench(measure(), as_json)
+
+
 @bench_app.command("label")
 def bench_label(
     queue_url: Annotated[

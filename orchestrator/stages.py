@@ -16,7 +16,7 @@ class Rollout(Protocol):
     """Engines that sample from the current policy."""
 
     def load(self, policy: PolicyRef) -> None:
-        """Bring every engine to this policy; at once where it is loaded already."""
+        """Bring the engines to this policy, enough of them to go on; at once where it is loaded already."""
 
     def generate(self, chunks: Sequence[PromptChunk], *, policy: PolicyRef, sampling: Sampling) -> Iterator[GroupShard]:
         """Durable shards of completion groups in the order in which they finish; bounded in flight."""

@@ -35,6 +35,10 @@ class RolloutActor:
     def __repr__(self) -> str:
         return f"rollout-{self._index}" + ("" if self._version is None else f" v{self._version}")
 
+    async def node_id(self) -> str:
+        """The node that has room for this engine; answers as soon as its process is there."""
+        return str(ray.get_runtime_context().get_node_id())
+
     async def start(self, policy: PolicyRef) -> None:
         # Two threads that import the same large package at once see it half made.
         await asyncio.to_thread(self._warming.join)
@@ -51,6 +55,9 @@ class RolloutActor:
     async def generate(self, chunk: PromptChunk, policy: PolicyRef, sampling: Sampling) -> GroupShard:
         return await self._started().generate(chunk, policy, sampling)
 
+    async def try_out(self, chunk: PromptChunk, policy: PolicyRef, sampling: Sampling) -> None:
+        await self._started().try_out(chunk, policy, sampling)
+
     async def score(self, sequences: Sequence[TokenSequence]) -> list[Logps]:
         return await self._started().score(sequences)
 
@@ -63,10 +70,9 @@ class RolloutActor:
 
     def _warm(self) -> None:
         import_transformers_lean()
-        if self._settings.engine == "vllm":
-            from rollout.vllm_engine import VllmEngine
+        from rollout.build import engine_class
 
-            VllmEngine.warm()
+        engine_class(self._settings.engine).warm()
 
     def _started(self) -> "RolloutWorker":
         if self._worker is None:

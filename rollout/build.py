@@ -1,5 +1,8 @@
 """A rollout worker made from settings: which engine, which encoder, how long a prompt may be."""
 
+import importlib
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +10,10 @@ from rollout.adapter import base_folder
 from rollout.config import RolloutConfig
 from rollout.encoder import PromptEncoder
 from rollout.engine import Engine, context_tokens
-from rollout.reference_engine import ReferenceEngine
-from rollout.vllm_engine import VllmEngine
+from rollout.errors import UsageError
 from rollout.worker import RolloutWorker
+
+_OURS = {"vllm": "rollout.vllm_engine:VllmEngine", "transformers": "rollout.reference_engine:ReferenceEngine"}
 
 
 def build_worker(
@@ -23,9 +27,23 @@ def build_worker(
     folder = base_folder(folder)
     room = context_tokens(folder, settings.max_model_len) - settings.max_new_tokens
     encoder = PromptEncoder(path=folder, max_prompt_tokens=max(1, room), **encoding)
-    engine: Engine
-    if settings.engine == "vllm":
-        engine = VllmEngine(settings=settings, stop_ids=encoder.stop_ids, dtype=dtype, seed=seed, index=index)
-    else:
-        engine = ReferenceEngine(settings=settings, stop_ids=encoder.stop_ids, dtype=dtype, seed=seed)
+    make = engine_class(settings.engine)
+    engine: Engine = make(settings=settings, stop_ids=encoder.stop_ids, dtype=dtype, seed=seed, index=index)
     return RolloutWorker(engine=engine, encoder=encoder, run_dir=run_dir, settings=settings)
+
+
+def engine_class(name: str) -> Any:
+    """The class that `rollout.engine` names: one of ours, or module:Class. Raises UsageError if there is none.
+
+    It is made as VllmEngine is, keeps the contract of `rollout.engine.Engine`, and has a static warm().
+    """
+    module_name, _, class_name = _OURS.get(name, name).partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"rollout.engine {name} cannot be imported: {error}; expected vllm, transformers, or module:Class of an "
+            "engine that can be imported from the folder that the run was started in"
+        ) from error

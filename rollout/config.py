@@ -1,8 +1,6 @@
 """The configuration sections that rollout owns: where prompts come from, and how completions are generated."""
 
-from typing import Literal
-
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from rollout.types import Sampling, Settings, setting
 
@@ -25,10 +23,16 @@ class PromptsConfig(Settings):
 class RolloutConfig(Settings):
     """`rollout:`: how completions are sampled, and the engines that sample them."""
 
-    engine: Literal["vllm", "transformers"] = setting(
-        "vllm", change="operational", doc="vllm, or the slow bit-reproducible reference engine"
+    engine: str = setting(
+        "vllm",
+        change="operational",
+        doc="vllm, transformers (the slow bit-reproducible reference), or module:Class of one's own",
+        pattern=r"^(vllm|transformers|[\w.]+:\w+)$",
     )
     num_engines: int = setting(1, change="operational", doc="engines that generate side by side", ge=1)
+    min_engines: int = setting(
+        1, change="operational", doc="engines that a round begins and goes on with; the others join as they come", ge=1
+    )
     num_completions: int = setting(4, change="per_round", doc="completions of one prompt", ge=1)
     temperature: float = setting(
         1.0, change="per_round", doc="sampling temperature, 0.01 to 2; 0 is greedy", ge=0, le=2
@@ -65,9 +69,20 @@ class RolloutConfig(Settings):
         doc="GPUs reserved for an engine; null: tensor_parallel_size, if any",
         ge=0,
     )
-    start_timeout_s: float = setting(900, change="operational", doc="seconds until an engine must be ready", gt=0)
+    start_timeout_s: float = setting(
+        900, change="operational", doc="seconds until an engine must be ready; as long, a run waits for room", gt=0
+    )
+    sync_timeout_s: float = setting(
+        600, change="operational", doc="seconds until an engine must hold a new policy", gt=0
+    )
     generate_timeout_s: float = setting(3600, change="operational", doc="seconds until a shard must be done", gt=0)
     max_attempts: int = setting(3, change="operational", doc="engines on which a shard is tried", ge=1)
+
+    @model_validator(mode="after")
+    def _enough_engines(self) -> "RolloutConfig":
+        if self.min_engines > self.num_engines:
+            raise ValueError(f"min_engines is {self.min_engines}, more than num_engines, {self.num_engines}")
+        return self
 
     @field_validator("temperature")
     @classmethod

@@ -26,11 +26,18 @@ T = TypeVar("T")
 class ReferenceEngine:
     """See `rollout.engine.Engine`. The same key, weights and thread count give the same bits, in any order of calls.
 
-    seed: the run's seed, mixed into the seed of every completion; dtype: a torch dtype by name.
+    seed: the run's seed, mixed into the seed of every completion; dtype: a torch dtype by name; index: the engine's
+    number, on which nothing depends here.
     """
 
     def __init__(
-        self, *, stop_ids: Sequence[int], settings: RolloutConfig | None = None, dtype: str = "float32", seed: int = 0
+        self,
+        *,
+        stop_ids: Sequence[int],
+        settings: RolloutConfig | None = None,
+        dtype: str = "float32",
+        seed: int = 0,
+        index: int = 0,
     ) -> None:
         self._settings = settings or RolloutConfig()
         self._stop_ids = frozenset(stop_ids)

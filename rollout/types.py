@@ -130,13 +130,15 @@ class TokenSignature:
 class PromptChunk:
     """The unit of dispatch and of durability: a fixed slice of a round's prompts, which becomes one shard.
 
-    shard_dir is relative to the run directory, for instance rounds/0000/groups.
+    shard_dir is relative to the run directory, for instance rounds/0000/groups. quarantined: ids of those prompts that
+    crashed engines, which are rejected unanswered.
     """
 
     chunk_id: int
     round_id: int
     shard_dir: str
     prompts: tuple[Prompt, ...]
+    quarantined: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

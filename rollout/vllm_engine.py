@@ -115,7 +115,7 @@ class VllmEngine:
             engine.set_weight_version(str(policy.version))
             stepper.restart_requests(engine, _SCORE)
 
-        await self._wait(stepper.call(replace), self._settings.start_timeout_s, f"load of policy v{policy.version}")
+        await self._wait(stepper.call(replace), self._settings.sync_timeout_s, f"load of policy v{policy.version}")
         self._base, self._policy = base, policy
         return LoadReport(
             version=policy.version, seconds=time.monotonic() - started, size_bytes=weights_size_bytes(path)

@@ -1,7 +1,8 @@
 """Prompt chunks in, durable shards of completion groups out."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,17 @@ class RolloutWorker:
         A finished shard is returned as it is. Prompts that cannot be used are counted in `rejected`. Raises
         InfraError if the engine holds another policy or fails, IntegrityError if the finished shard is of another one.
         """
-        limit_s = self._settings.generate_timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                return await self._generate(chunk, policy, sampling)
-        except TimeoutError as error:
-            raise InfraError(
-                f"shard {chunk.chunk_id} of round {chunk.round_id} ({len(chunk.prompts)} prompts) was not done within "
-                f"rollout.generate_timeout_s = {limit_s:g} s"
-            ) from error
+        async with self._within_deadline(chunk):
+            return await self._generate(chunk, policy, sampling)
+
+    async def try_out(self, chunk: PromptChunk, policy: PolicyRef, sampling: Sampling) -> None:
+        """Sample the groups of a chunk and keep nothing: all that is asked is whether the engine survives it.
+
+        Raises what generate() raises.
+        """
+        async with self._within_deadline(chunk):
+            self._refuse_other_policy(policy)
+            await _all([self._group(chunk, prompt, sampling) for prompt in chunk.prompts])
 
     async def score(self, sequences: Sequence[TokenSequence]) -> list[Logps]:
         """Teacher-forced log-probabilities of each completion under the engine's policy, float32[T] in nats."""
@@ -85,6 +88,18 @@ class RolloutWorker:
     async def close(self) -> None:
         """Give back what the engine holds."""
         await self._engine.close()
+
+    @asynccontextmanager
+    async def _within_deadline(self, chunk: PromptChunk) -> AsyncIterator[None]:
+        limit_s = self._settings.generate_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        except TimeoutError as error:
+            raise InfraError(
+                f"shard {chunk.chunk_id} of round {chunk.round_id} ({len(chunk.prompts)} prompts) was not done within "
+                f"rollout.generate_timeout_s = {limit_s:g} s"
+            ) from error
 
     async def _generate(self, chunk: PromptChunk, policy: PolicyRef, sampling: Sampling) -> GroupShard:
         manifest = self._run_dir / chunk.shard_dir / f"{chunk.chunk_id:05d}.json"
@@ -141,6 +156,8 @@ class RolloutWorker:
             )
 
     async def _group(self, chunk: PromptChunk, prompt: Prompt, sampling: Sampling) -> CompletionGroup | DataError:
+        if prompt.prompt_id in chunk.quarantined:
+            return DataError("engine_crashed", prompt.prompt_id)
         try:
             token_ids = self._encoder.encode(prompt)
             completions = await self._engine.generate(

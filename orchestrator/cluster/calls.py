@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from orchestrator.observer import Observer
 from rollout.errors import DiskFullError, InfraError, RondoError, is_disk_full
@@ -16,6 +16,10 @@ START_TIMEOUT_S = 900.0
 # Threads that wait spin a little and then sleep: spinning for long starves whoever else is on the machine, the next
 # stage above all (a step of the quickstart took 20 times as long), and not spinning at all costs half the speed.
 QUIET_THREADS = {"env_vars": {"GOMP_SPINCOUNT": "20000"}}
+
+
+class ActorDied(InfraError):
+    """The process behind an actor is gone, or out of reach."""
 
 
 class Calls:
@@ -33,8 +37,8 @@ class Calls:
         meanwhile: Callable[[], None] | None = None,
         watch: Callable[[], None] | None = None,
     ) -> Any:
-        """The result. Our own errors come back as themselves, a dead process or a deadline as InfraError, and a disk
-        without room as DiskFullError.
+        """The result. Our own errors come back as themselves, a dead process as ActorDied, a deadline as InfraError,
+        and a disk without room as DiskFullError.
 
         meanwhile is called now and then for as long as it takes; watch in every slice, to raise what ends the wait.
         """
@@ -63,7 +67,9 @@ class Calls:
                     ) from error
                 raise
             except RayActorError as error:
-                raise InfraError(f"{what}: its process died ({str(error).splitlines()[0]})") from error
+                raise ActorDied(f"{what}: its process died ({str(error).splitlines()[0]})") from error
+            except RayError as error:
+                raise InfraError(f"{what}: {str(error).splitlines()[0]}") from error
 
     def stream(
         self, generator: Any, *, what: str, timeout_s: float, watch: Callable[[], None] | None = None

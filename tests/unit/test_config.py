@@ -43,6 +43,13 @@ def test_a_temperature_that_the_engine_would_change_is_refused(temperature):
     assert f"got {temperature}" in refusal({**MINIMAL, "rollout": {"temperature": temperature}})
 
 
+def test_engines_that_cannot_be_are_refused():
+    assert "min_engines is 3, more than num_engines, 2" in refusal(
+        {**MINIMAL, "rollout": {"num_engines": 2, "min_engines": 3}}
+    )
+    assert "rollout.engine" in refusal({**MINIMAL, "rollout": {"engine": "vllmm"}})
+
+
 def test_a_missing_section_is_named():
     assert "judge is missing" in refusal({"policy": {"path": "x"}, "prompts": {"path": "p"}})
 

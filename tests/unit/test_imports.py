@@ -13,8 +13,8 @@ PUBLIC = {"types", "errors", "shards", "lean"}
 # What the orchestrator needs before any actor exists: prompts are drawn, and bad input is refused, in the driver.
 ORCHESTRATOR = {"config", "actor", "rows", "sources", "prompts", "encoder", "check", "base_config"}
 # `rondo reward-model fit` trains in this process, and `rondo bench reward` measures a judge without Ray around it.
-# `rondo label` works on the queue in this process.
-ORCHESTRATOR |= {"reward_config", "reward_model", "backend", "protocol", "human"}
+# `rondo label` works on the queue in this process. `rondo bench cluster` knows how long its simulated engine takes.
+ORCHESTRATOR |= {"reward_config", "reward_model", "backend", "protocol", "human", "simulated_engine"}
 ONLY_IN = {
     # The engine, its worker extension, and the peer that the bench holds the engine against.
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_peer.py"},
@@ -24,9 +24,12 @@ ONLY_IN = {
         "judge/human/actor.py",
         "learner/actor.py",
         "orchestrator/cluster/calls.py",
+        "orchestrator/cluster/dispatch.py",
+        "orchestrator/cluster/engine_pool.py",
         "orchestrator/cluster/label_server.py",
         "orchestrator/cluster/learner.py",
         "orchestrator/cluster/metrics.py",
+        "orchestrator/cluster/nodes.py",
         "orchestrator/cluster/ranks.py",
         "orchestrator/cluster/rollout.py",
         "orchestrator/cluster/session.py",

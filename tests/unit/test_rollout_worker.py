@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rollout.build import engine_class
 from rollout.config import RolloutConfig
 from rollout.encoder import PromptEncoder
-from rollout.errors import InfraError, IntegrityError
+from rollout.errors import InfraError, IntegrityError, UsageError
 from rollout.files import hash_policy
 from rollout.groups import read_groups
 from rollout.reference_engine import ReferenceEngine
@@ -112,6 +113,37 @@ async def test_prompts_that_are_too_long_are_counted_and_the_others_answered(run
     await by_encoder.start(policy)
     shard = await by_encoder.generate(chunk_of("good", "x" * 60, chunk_id=1), policy, SAMPLING)
     assert shard.rejected == {"prompt_too_long": ("id-xxxxxxxxx",)}
+
+
+async def test_prompts_in_quarantine_are_counted_and_the_others_answered_as_ever(run):
+    run_dir, (policy, _) = run
+    worker = make_worker(run_dir, policy)
+    await worker.start(policy)
+    chunk = chunk_of("good", "bad", "here")
+    shard = await worker.generate(replace(chunk, quarantined=frozenset({"id-bad"})), policy, SAMPLING)
+    assert shard.rejected == {"engine_crashed": ("id-bad",)}
+    groups = read_groups(run_dir, shard)
+    assert [group.prompt.prompt_id for group in groups] == ["id-good", "id-here"]
+    assert await worker.generate(chunk, policy, SAMPLING) == shard, "a resumed run would try it again"
+
+
+async def test_a_chunk_that_is_tried_out_leaves_no_file(run):
+    run_dir, (policy, other) = run
+    worker = make_worker(run_dir, policy)
+    await worker.start(policy)
+    await worker.try_out(chunk_of("good"), policy, SAMPLING)
+    assert worker.num_completed().num_completions == SAMPLING.num_completions
+    assert not (run_dir / "rounds").exists()
+    with pytest.raises(InfraError, match=r"holds v0 .* asked for was v1"):
+        await worker.try_out(chunk_of("good"), other, SAMPLING)
+
+
+def test_an_engine_of_ones_own_is_found_by_its_name():
+    assert engine_class("transformers") is ReferenceEngine
+    assert engine_class("tests.support.moody_engine:MoodyEngine").__name__ == "MoodyEngine"
+    for wrong in ("nowhere:Engine", "rollout.worker:Nothing"):
+        with pytest.raises(UsageError, match=rf"rollout.engine {wrong} cannot be imported"):
+            engine_class(wrong)
 
 
 async def test_a_finished_shard_is_returned_untouched_and_its_engine_not_asked(run):
