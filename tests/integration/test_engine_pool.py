@@ -26,6 +26,7 @@ from rollout.prompts import prompt_id
 from rollout.shards import hash_policy, read_groups
 from rollout.types import PolicyRef, Prompt
 from tests.support.moody_engine import POISON
+from tests.support.one_thread import one_thread  # noqa: F401  (the actors' products are of one thread, too)
 from tests.support.tiny_config import tiny_config
 from tests.support.tiny_policy import make_tiny_policy
 
@@ -174,6 +175,7 @@ def test_an_engine_whose_node_drains_finishes_what_it_has(pool):
     gcs = GcsClient(address=pool.cluster.gcs_address)
     reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     assert gcs.drain_node(node.node_id, reason, "spot", int((time.time() + 60) * 1000))[0]
+    time.sleep(2.5)  # the pool asks for drain notices every two seconds, and a fast machine is done before
     list(shards)
     pool.cluster.add_node(**NODE)
     [warning] = pool.whole()
