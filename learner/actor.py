@@ -115,6 +115,7 @@ class LearnerActor:
             num_shards=settings.num_shards,
             device=choose_device(settings),
             timeout_s=settings.rank_timeout_s,
+            num_sequence=settings.sequence_parallel,
             gather_once=settings.gather_once,
         )
 

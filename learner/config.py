@@ -82,6 +82,12 @@ class LearnerConfig(ObjectiveConfig):
     ranks_per_node: int | None = setting(
         None, change="operational", ge=1, doc="ranks that share one copy of the model; by default all (FSDP, not HSDP)"
     )
+    sequence_parallel: int = setting(
+        1,
+        change="operational",
+        ge=1,
+        doc="ranks that share the tokens of each pass, for long contexts; divides num_ranks and the policy's heads",
+    )
     gather_once: bool = setting(
         False, change="operational", doc="ranks keep gathered blocks until the backward pass: faster, needs more memory"
     )
@@ -106,11 +112,20 @@ class LearnerConfig(ObjectiveConfig):
         return self
 
     @model_validator(mode="after")
-    def _an_adapter_has_one_rank(self) -> Self:
-        if self.lora is not None and self.num_ranks > 1:
+    def _teams_have_equally_many_ranks(self) -> Self:
+        if self.num_ranks % self.sequence_parallel:
             raise ValueError(
-                f"got lora and num_ranks {self.num_ranks}; expected num_ranks 1: an adapter is too small to be shared "
-                "out; train all weights on many ranks, or an adapter on one"
+                f"got num_ranks {self.num_ranks} and sequence_parallel {self.sequence_parallel}; expected the latter "
+                "to divide the former"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_have_one_rank(self) -> Self:
+        if self.lora is not None and self.lora.quantize is not None and self.num_ranks > 1:
+            raise ValueError(
+                f"got lora.quantize {self.lora.quantize} and num_ranks {self.num_ranks}; expected num_ranks 1: weights "
+                "in 4 bits are not shared out; leave quantize out, or train on one rank"
             )
         return self
 

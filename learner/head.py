@@ -25,13 +25,35 @@ def linear_logps(
     with sublinear memory cost" (arXiv:1604.06174); over tiles of a head: Wijmans et al., "Cut your losses in
     large-vocabulary language models" (arXiv:2411.09009).
     """
+    return token_logps(hidden_ND, weight_VD, bias_V, targets_N, tile_elements=tile_elements).logps_N
+
+
+class TokenLogps(NamedTuple):
+    """Of N places: the target's log-probability, and where it was asked for log sum_v p(v)^2 (nats), without gradient.
+
+    The latter is the log of the mean probability that the policy gives a token which it draws there itself.
+    """
+
+    logps_N: Tensor
+    certainty_N: Tensor | None
+
+
+def token_logps(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    *,
+    certainty: bool = False,
+    tile_elements: int | None = None,
+) -> TokenLogps:
+    """See linear_logps. certainty: whether the policy's own is wanted beside it."""
     if tile_elements is None:
         tile_elements = GPU_TILE_ELEMENTS if hidden_ND.device.type == "cuda" else TILE_ELEMENTS
     device = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
     operands = _Operands(hidden_ND, weight_VD, bias_V, targets_N)
-    logps_N: Tensor = _LinearLogps.apply(tile_elements, dtype, *operands)  # type: ignore[no-untyped-call]
-    return logps_N
+    return TokenLogps(*_LinearLogps.apply(tile_elements, dtype, certainty, *operands))  # type: ignore[no-untyped-call]
 
 
 class _Operands(NamedTuple):
@@ -43,12 +65,15 @@ class _Operands(NamedTuple):
 
 class _LinearLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tile_elements: int, dtype: torch.dtype, *tensors: Any) -> Tensor:
+    def forward(
+        ctx: Any, tile_elements: int, dtype: torch.dtype, certainty: bool, *tensors: Any
+    ) -> tuple[Tensor, Tensor | None]:
         operands = _Operands(*tensors)
         hidden_ND = operands.hidden_ND
         tiles = _Tiles(operands, tile_elements=tile_elements, dtype=dtype)
         lse_N = torch.full((len(hidden_ND),), -torch.inf, dtype=tiles.wide, device=hidden_ND.device)
         picked_N = torch.zeros_like(lse_N)
+        squares_N = torch.full_like(lse_N, -torch.inf) if certainty else None
         for rows, columns, logits_RC in tiles.logits():
             place_R, is_here_R = tiles.place(rows, columns)
             picked_R = logits_RC.gather(1, place_R[:, None])[:, 0]
@@ -56,18 +81,24 @@ class _LinearLogps(torch.autograd.Function):
             top_R = logits_RC.amax(dim=1)
             sum_R = logits_RC.sub_(top_R[:, None]).exp_().sum(dim=1)
             lse_N[rows] = torch.logaddexp(lse_N[rows], top_R + sum_R.log())
+            if squares_N is not None:
+                norm_R = torch.linalg.vector_norm(logits_RC, dim=1)  # by now they are exponentials
+                squares_N[rows] = torch.logaddexp(squares_N[rows], 2 * (top_R + norm_R.log()))
         ctx.save_for_backward(*operands, lse_N)
         ctx.tile_elements, ctx.dtype = tile_elements, dtype
-        return picked_N - lse_N
+        certainty_N = None if squares_N is None else squares_N - 2 * lse_N
+        if certainty_N is not None:
+            ctx.mark_non_differentiable(certainty_N)
+        return picked_N - lse_N, certainty_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_N: Tensor, grad_certainty_N: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, lse_N = ctx.saved_tensors
         operands = _Operands(*tensors)
         hidden_ND, weight_VD, bias_V, _ = operands
         tiles = _Tiles(operands, tile_elements=ctx.tile_elements, dtype=ctx.dtype)
-        _, _, wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        *_, wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
         sums: dict[str, Any] = {"dtype": tiles.wide, "device": hidden_ND.device}
         grad_hidden_ND = torch.zeros(hidden_ND.shape, **sums) if wants_hidden else None
         grad_weight_VD = torch.zeros(weight_VD.shape, **sums) if wants_weight else None
@@ -85,7 +116,7 @@ class _LinearLogps(torch.autograd.Function):
             if grad_weight_VD is not None:
                 add_product(grad_weight_VD[columns], grad_RC.T, hidden_ND[rows], dtype=ctx.dtype)
         return (
-            *(None, None),
+            *(None, None, None),
             None if grad_hidden_ND is None else grad_hidden_ND.to(hidden_ND.dtype),
             None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype),
             None if grad_bias_V is None or bias_V is None else grad_bias_V.to(bias_V.dtype),

@@ -20,6 +20,7 @@ from learner.check import refuse_other_targets
 from learner.config import LearnerConfig
 from learner.lora_config import LoraConfig
 from learner.model import load_model, named_dtype
+from learner.ranks import Rows, whole_rows
 from learner.state import AdapterShape
 from rollout.errors import UsageError
 
@@ -28,18 +29,29 @@ _LORA_A, _LORA_B = f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
 
 
 class Adapter:
-    """The adapter inside `model`, whose layers peft has replaced in place: its decoder, head and names stay its own."""
+    """The adapter inside `model`, whose layers peft has replaced in place: its decoder, head and names stay its own.
+
+    parameters: its matrices; where ranks hold the model together, this rank's rows of them, which `rows` says.
+    """
 
     def __init__(self, model: PreTrainedModel, *, shape: AdapterShape, config: PeftLoraConfig) -> None:
         self.model, self.shape, self.config = model, shape, config
         self.layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.hold({name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad})
+
+    def hold(self, parameters: Mapping[str, torch.nn.Parameter], rows: Mapping[str, Rows] | None = None) -> None:
+        """Have these parameters from here on, once the model is shared out."""
+        self.parameters = dict(parameters)
+        self.rows = {name: whole_rows(p) for name, p in parameters.items()} if rows is None else dict(rows)
 
     @contextmanager
     def disabled(self) -> Iterator[PreTrainedModel]:
         """The base: the same weights without the adapter."""
         for layer in self.layers.values():
             layer.enable_adapters(False)
+            # peft freezes what it switches off; FSDP would go by that for good, were it the first that it sees.
+            for part in layer.adapter_layer_names:
+                getattr(layer, part).requires_grad_(True)
         try:
             yield self.model
         finally:

@@ -31,6 +31,7 @@ def publish_adapted(
     adapter: Adapter,
     lora: LoraConfig,
     *,
+    matrices: Tensors,
     run_dir: Path,
     base: PolicyRef,
     source: Path,
@@ -40,23 +41,24 @@ def publish_adapted(
 ) -> Published:
     """Write policies/vNNNN atomically and measure what was published; arguments as for `publish_policy`.
 
-    Alone, an adapter is published in float32 as it is, so its share is 1.
+    matrices: all rows of the adapter's parameters on the CPU, where the adapter itself holds only some. Alone, an
+    adapter is published in float32 as it is, so its share is 1.
     """
     before = None if state_before is None else saved_masters(state_before)
     if lora.publish == "adapter":
-        return _publish_alone(adapter, run_dir=run_dir, base=base, before=before, version=version)
+        return _publish_alone(adapter, matrices, run_dir=run_dir, base=base, before=before, version=version)
 
     def step_of(name: str) -> Tensor:
         if not adapter.changes(name):
             return torch.zeros(())
-        now = adapter.delta(name, adapter.parameters).double()
+        now = adapter.delta(name, matrices).double()
         return now if before is None else now - adapter.delta(name, before).double()
 
     # In fp32 on the base's own weights, whatever precision the learner computes with.
     model = load_model(run_dir / base.path, device=torch.device("cpu"))
     for name, weight in model.named_parameters():
         if adapter.changes(name):
-            weight.data.add_(adapter.delta(name, adapter.parameters))
+            weight.data.add_(adapter.delta(name, matrices))
     return publish_policy(
         model,
         run_dir=run_dir,
@@ -69,7 +71,7 @@ def publish_adapted(
 
 
 def _publish_alone(
-    adapter: Adapter, *, run_dir: Path, base: PolicyRef, before: Tensors | None, version: int
+    adapter: Adapter, matrices: Tensors, *, run_dir: Path, base: PolicyRef, before: Tensors | None, version: int
 ) -> Published:
     path = f"policies/v{version:04d}"
     final = run_dir / path
@@ -77,8 +79,7 @@ def _publish_alone(
     temporary = temporary_beside(final)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in adapter.parameters.items()}
-    save_file({_peft_name(name): tensor for name, tensor in tensors.items()}, temporary / ADAPTER_WEIGHTS)
+    save_file({_peft_name(name): tensor.contiguous() for name, tensor in matrices.items()}, temporary / ADAPTER_WEIGHTS)
     settings = adapter.config.to_dict() | {
         "target_modules": list(adapter.shape.targets),
         "base_model_name_or_path": None,
@@ -91,8 +92,10 @@ def _publish_alone(
     sync_files(temporary)
     sha256 = hash_policy(temporary)
     publish(temporary, final)
-    changed = sum(int((tensor != before[name]).sum()) if before else tensor.numel() for name, tensor in tensors.items())
-    elements = changed / sum(tensor.numel() for tensor in tensors.values())
+    changed = sum(
+        int((tensor != before[name]).sum()) if before else tensor.numel() for name, tensor in matrices.items()
+    )
+    elements = changed / sum(tensor.numel() for tensor in matrices.values())
     policy = PolicyRef(version=version, path=path, sha256=sha256, kind="adapter")
     return Published(policy=policy, share=1.0, elements=elements)
 

@@ -92,7 +92,7 @@ def total_loss(logps: PairLogps, settings: ObjectiveConfig, terms: BatchTerms) -
         arguments |= {term: getattr(terms, term) for term in objective.terms}
         total_B = total_B + part.weight * LOSSES[part.name](logps, beta=terms.beta, **arguments)
     if settings.wpo:
-        total_B = total_B * wpo_weights(logps)
+        total_B = total_B * wpo_weights(logps, alignment=settings.wpo_alignment)
     if settings.staleness_weights != "none":
         total_B = total_B * staleness_weights(logps, form=settings.staleness_weights, clip=settings.staleness_clip)
     return total_B + settings.nll_weight * nll_loss(logps) if settings.nll_weight else total_B

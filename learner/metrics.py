@@ -42,7 +42,7 @@ def gathered(outputs: list[PassOutput], ranks: Ranks) -> list[PassOutput]:
     """What the passes of all ranks gave, in the order of the ranks."""
     if ranks.num_ranks == 1:
         return outputs
-    return [output for own in ranks.gather([output.detached() for output in outputs]) for output in own]
+    return [output for own in ranks.gather_teams([output.detached() for output in outputs]) for output in own]
 
 
 def token_kl_sums(logps_BT: Tensor, ref_logps_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from rollout.types import Settings, setting
 # Settings that do nothing unless another one has this value, or any value at all.
 _USED_WITH = (
     ("f_alpha", "f_divergence", "alpha"),
+    ("wpo_alignment", "wpo", "given"),
     ("staleness_clip", "staleness_weights", "given"),
     ("ema_alpha", "reference", "ema"),
     ("ema_steps", "reference", "ema"),
@@ -68,6 +69,11 @@ class ObjectiveConfig(Settings):
         "running_mean", change="per_round", doc="bco_pair's reward shift: mean of all rewards so far, or none as in TRL"
     )
     wpo: bool = setting(False, change="per_round", doc="weigh pairs by both answers' mean probability a token (WPO)")
+    wpo_alignment: Literal["sampled", "none"] = setting(
+        "sampled",
+        change="per_round",
+        doc="sampled: wpo measures an answer against what the policy gives its own draws, which then weigh about 1",
+    )
     staleness_weights: Literal["none", "token", "sequence"] = setting(
         "none", change="per_round", doc="importance weights, policy over sampling policy: a token's, or a sequence's"
     )
@@ -109,6 +115,11 @@ class ObjectiveConfig(Settings):
     def one_sided(self) -> bool:
         """Whether all losses learn from rows with one answer."""
         return all(OBJECTIVES[term.name].one_sided for term in self.losses)
+
+    @property
+    def weighs_certainty(self) -> bool:
+        """Whether the weights of pairs take the policy's certainty at every token."""
+        return self.wpo and self.wpo_alignment == "sampled"
 
     @property
     def whole_batch(self) -> bool:

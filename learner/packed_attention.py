@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from learner.packing import Group
+from learner.sequence import TokenExchange
 
 NAME = "rondo_packed"
 # What other models ask of attention, which the packed one does not do.
@@ -26,10 +27,20 @@ _BLOCK = 128
 
 
 class PackedRow:
-    """What the attention of every layer is told about one packed row: its groups, and their mask where one is used."""
+    """What the attention of every layer is told about one packed row: its groups, and their mask where one is used.
 
-    def __init__(self, groups: Sequence[Group], *, num_tokens: int, device: torch.device) -> None:
-        self.groups = groups
+    exchange: where several ranks have the row's tokens, what gives each of them some of the heads instead.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        *,
+        num_tokens: int,
+        device: torch.device,
+        exchange: TokenExchange | None = None,
+    ) -> None:
+        self.groups, self.exchange = groups, exchange
         self.block_mask = None if device.type == "cpu" else block_mask(groups, num_tokens=num_tokens, device=device)
 
 
@@ -61,16 +72,32 @@ def attend(
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    exchange = packed_row.exchange
+    if exchange is None:
+        return _whole_row(query, key, value, packed_row, scale), None
+    if key.shape[1] % exchange.num:
+        key, value = _as_many_heads(query, key, value)
+    query, key, value = (exchange.to_heads(tensor) for tensor in (query, key, value))
+    return exchange.to_tokens(_whole_row(query, key, value, packed_row, scale)), None
+
+
+def _whole_row(query: Tensor, key: Tensor, value: Tensor, packed_row: PackedRow, scale: float) -> Tensor:
+    """[1, H, N, D] to [1, N, H, D]."""
     if packed_row.block_mask is not None:
         out = _compiled_flex()(
             query, key, value, block_mask=packed_row.block_mask, scale=scale, enable_gqa=key.shape[1] != query.shape[1]
         )
-        return out.transpose(1, 2).contiguous(), None
-    num_shared = query.shape[1] // key.shape[1]
-    if num_shared > 1:
-        key, value = (kv.repeat_interleave(num_shared, dim=1) for kv in (key, value))
+        return out.transpose(1, 2).contiguous()
+    key, value = _as_many_heads(query, key, value)
     out_NHD: Tensor = _GroupAttention.apply(query, key, value, tuple(packed_row.groups), scale)  # type: ignore[no-untyped-call]
-    return out_NHD, None
+    return out_NHD
+
+
+def _as_many_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    num_shared = query.shape[1] // key.shape[1]
+    if num_shared == 1:
+        return key, value
+    return key.repeat_interleave(num_shared, dim=1), value.repeat_interleave(num_shared, dim=1)
 
 
 def block_mask(groups: Sequence[Group], *, num_tokens: int, device: torch.device) -> BlockMask:

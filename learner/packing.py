@@ -1,7 +1,7 @@
 """Sequences in one row without padding, in which each prompt stands once before all of its completions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,6 +84,22 @@ def pack(sequences: Sequence[TokenSequence], *, device: torch.device) -> Packed:
         target_ids_M=tensor(targets),
         groups=tuple(groups),
         rows=tuple(slices[_key(sequence)] for sequence in sequences),
+    )
+
+
+def filled_up(packed: Packed, *, multiple: int) -> Packed:
+    """The row with so many tokens more that their number is a multiple: they see themselves alone, predict nothing."""
+    num_tokens = len(packed.input_ids_N)
+    num_more = -num_tokens % multiple
+    if num_more == 0:
+        return packed
+    more = Group(prompt=(num_tokens, num_tokens + num_more), completions=())
+    nought = packed.input_ids_N.new_zeros(num_more)
+    return replace(
+        packed,
+        input_ids_N=torch.cat([packed.input_ids_N, nought]),
+        position_ids_N=torch.cat([packed.position_ids_N, nought]),
+        groups=(*packed.groups, more),
     )
 
 

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from learner.ranks import Ranks, Rows, shard_rows
+from learner.sequence import TokenExchange
 from rollout.errors import InfraError, RondoError
 
 T = TypeVar("T")
@@ -44,14 +45,15 @@ def join_ranks(
     num_shards: int,
     device: torch.device,
     timeout_s: float,
+    num_sequence: int = 1,
     gather_once: bool = False,
     roll_call_s: float = _ROLL_CALL_S,
 ) -> "RankGroup":
     """Join the other ranks; every wait for them has the deadline timeout_s.
 
     gather_once: a block that the forward pass has gathered stays until the backward pass has been through it.
-    num_shards < num_ranks: ranks of one node hold a model together, and nodes hold copies. Raises InfraError where
-    they do not all come.
+    num_shards < num_ranks: ranks of one node hold a model together, and nodes hold copies. num_sequence: so many ranks
+    in their order share each row's tokens. Raises InfraError where they do not all come.
     """
     deadline = timedelta(seconds=timeout_s)
     try:
@@ -68,6 +70,7 @@ def join_ranks(
         rank=rank,
         num_ranks=num_ranks,
         num_shards=num_shards,
+        num_sequence=num_sequence,
         device=device,
         timeout=deadline,
         gather_once=gather_once,
@@ -85,16 +88,21 @@ class RankGroup(Ranks):
         rank: int,
         num_ranks: int,
         num_shards: int,
+        num_sequence: int,
         device: torch.device,
         timeout: timedelta,
         gather_once: bool,
         roll_call_s: float,
     ) -> None:
         self._gather_once = gather_once
-        self.rank, self.num_ranks, self.num_shards = rank, num_ranks, num_shards
+        self.rank, self.num_ranks, self.num_shards, self.num_sequence = rank, num_ranks, num_shards, num_sequence
         self._store, self._device, self._roll_call_s = store, device, roll_call_s
         self._hosts: Any = dist.new_group(backend="gloo", timeout=timeout)
         self._writers: Any = dist.new_group(list(range(num_shards)), backend="gloo", timeout=timeout)
+        if num_sequence > 1:
+            firsts = range(0, num_ranks, num_sequence)
+            teams = [dist.new_group(list(range(first, first + num_sequence)), timeout=timeout) for first in firsts]
+            self.exchange = TokenExchange(teams[self.team], rank=rank % num_sequence, num=num_sequence)
         self._mesh: DeviceMesh = (
             init_device_mesh(device.type, (num_ranks,), mesh_dim_names=("shard",))
             if num_shards == num_ranks

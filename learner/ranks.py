@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from learner.sequence import TokenExchange
 
 T = TypeVar("T")
 
@@ -23,12 +26,24 @@ class Rows:
 class Ranks:
     """One rank of num_ranks. num_shards: how many ranks hold a model together; the others hold copies of theirs.
 
-    All ranks make the same calls in the same order. learner.rank_group has the ranks that are many.
+    Passes are dealt to teams of num_sequence ranks, which share each packed row's tokens through `exchange`. All ranks
+    make the same calls in the same order. learner.rank_group has the ranks that are many.
     """
 
     rank = 0
     num_ranks = 1
     num_shards = 1
+    num_sequence = 1
+    exchange: "TokenExchange | None" = None
+
+    @property
+    def num_teams(self) -> int:
+        return self.num_ranks // self.num_sequence
+
+    @property
+    def team(self) -> int:
+        """Whose passes this rank computes."""
+        return self.rank // self.num_sequence
 
     @property
     def is_first(self) -> bool:
@@ -72,6 +87,10 @@ class Ranks:
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of the ranks."""
         return [value]
+
+    def gather_teams(self, value: T) -> list[T]:
+        """Every team's value, which all of its ranks have."""
+        return self.gather(value)[:: self.num_sequence]
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What the first rank makes, on every rank; what it raises, every rank raises."""

@@ -71,7 +71,7 @@ class Residence:
             # Base and adapters answer from the one model in memory; whatever is resident, the bits are the same.
             trainer = self.trainer = self.trainer or self._adapter_trainer()
             self.acquire()
-            held = policy_held(trainer.adapter, policy, base=self.base, run_dir=self.run_dir)
+            held = policy_held(trainer.adapter, policy, base=self.base, run_dir=self.run_dir, ranks=self.ranks)
             if held is not None:
                 return lambda rows: self._score_holding(trainer, held, rows)
         self.release()  # the other policy takes the room of what it is not needed beside
@@ -125,8 +125,9 @@ class Residence:
             base_sha256=self.base.sha256,
             policy_dtype=self.policy_dtype,
             compute_dtype=self.compute_dtype,
-            device=self.device,
+            device=self.ranks.loads_on(self.device),
             seed=self.seed,
         )
         check_head(adapter.model)
-        return adapter_trainer(adapter, self.settings, compute_dtype=self.compute_dtype, clock=self.clock)
+        settings, dtype = self.settings, self.compute_dtype
+        return adapter_trainer(adapter, settings, compute_dtype=dtype, clock=self.clock, ranks=self.ranks)

@@ -161,9 +161,11 @@ def _difference(path: Path, sha256: str | None) -> str | None:
     )
 
 
-def adapter_state(folder: Path, *, version: int) -> AdapterShape | None:
+def adapter_state(folder: Path, *, version: int, ranks: Ranks | None = None) -> AdapterShape | None:
     """The adapter whose matrices a state holds; None where it holds all weights or is not there."""
-    return read_state_manifest(folder, version=version).adapter if (folder / "state.json").exists() else None
+    ranks = ranks or Ranks()
+    is_there = ranks.from_first((folder / "state.json").exists)
+    return read_state_manifest(folder, version=version, ranks=ranks).adapter if is_there else None
 
 
 def saved_reference(folder: Path, manifest: StateManifest, rows: Mapping[str, Rows] | None = None) -> Tensors | None:
@@ -174,10 +176,10 @@ def saved_reference(folder: Path, manifest: StateManifest, rows: Mapping[str, Ro
         return {name: reference.read(name, rows[name] if rows else None) for name in reference.names}
 
 
-def saved_masters(folder: Path) -> Tensors:
-    """All parameters of a saved state, float32."""
+def saved_masters(folder: Path, rows: Mapping[str, Rows] | None = None) -> Tensors:
+    """All parameters of a saved state, float32, or these rows of them."""
     with open_masters(folder) as masters:
-        return {name: masters.read(name) for name in masters.names}
+        return {name: masters.read(name, rows[name] if rows else None) for name in masters.names}
 
 
 def open_masters(folder: Path) -> SlicedTensors:

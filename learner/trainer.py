@@ -53,11 +53,15 @@ class Trainer:
         self.moving = moving
         self.adapter = adapter
         self.objective = ObjectiveState()
-        self.completion_logps = CompletionLogps(model, ranks=self.ranks, compute_dtype=compute_dtype)
+        self.completion_logps = CompletionLogps(
+            model, ranks=self.ranks, compute_dtype=compute_dtype, certainty=settings.weighs_certainty
+        )
         apply_to_blocks(model, settings)
         masters, rows = self.ranks.masters(model), self.ranks.rows(model)
         self.parameters = {name: parameter for name, parameter in masters.items() if parameter.requires_grad}
         self.rows = {name: rows[name] for name in self.parameters}
+        if adapter is not None:
+            adapter.hold(self.parameters, self.rows)
         self.optimizer = build_optimizer(list(self.parameters.values()), settings)
 
     @property
@@ -138,7 +142,7 @@ class Trainer:
         if self.settings.whole_batch:
             order = [i for own in passes for cut in own for i in cut]
             outputs = backward_whole_batch(
-                [[pairs[i] for i in cut] for cut in passes[self.ranks.rank]],
+                [[pairs[i] for i in cut] for cut in passes[self.ranks.team]],
                 self.forward,
                 lambda logps: self._batch_loss(logps, terms, order),
                 join=self._join,
@@ -146,7 +150,7 @@ class Trainer:
             )
         else:
             outputs = []
-            for cut in passes[self.ranks.rank]:
+            for cut in passes[self.ranks.team]:
                 if not cut:
                     self._join().backward()  # type: ignore[no-untyped-call]
                     continue
@@ -205,7 +209,7 @@ class Trainer:
         """One pass over B pairs: chosen answers in the first B rows, rejected ones in the last B."""
         rows = [row.pair.chosen for row in pairs] + [row.pair.rejected for row in pairs]
         with compute_in(self.compute_dtype, self.model.device):
-            logps_BT, mask_BT = self.completion_logps(rows)
+            logps_BT, mask_BT, certainty_BT = self.completion_logps(rows)
         ref_N = [row.ref_chosen_logps for row in pairs] + [row.ref_rejected_logps for row in pairs]
         known_N = [logps for logps in ref_N if logps is not None]
         ref_BT = _placed(known_N, mask_BT, like=logps_BT) if known_N else None
@@ -214,6 +218,7 @@ class Trainer:
             logps_BT,
             ref_BT,
             mask_BT,
+            certainty_RT=certainty_BT,
             tied_B=torch.tensor([row.pair.tied for row in pairs], device=logps_BT.device),
             sampled_R=torch.tensor(sampled, dtype=logps_BT.dtype, device=logps_BT.device),
         )

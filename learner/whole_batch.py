@@ -54,7 +54,7 @@ def backward_whole_batch(
     slope_of = {name: slope for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
 
     parts = {name: torch.split(slope, sizes) for name, slope in slope_of.items()}
-    place = sum(ranks.gather(len(own))[: ranks.rank])
+    place = sum(ranks.gather_teams(len(own))[: ranks.team])
     for rows in passes:
         if rows:
             carried = forward(rows, _carrying({name: part[place] for name, part in parts.items()}))

@@ -270,7 +270,7 @@ class LearnerWorker:
         }
         if trainer.adapter is None or self.settings.lora is None:
             return publish_policy(trainer.model, masters=masters, **where)
-        return publish_adapted(trainer.adapter, self.settings.lora, base=self.base, **where)
+        return publish_adapted(trainer.adapter, self.settings.lora, matrices=masters, base=self.base, **where)
 
     def _round_folder(self, round_id: int) -> Path:
         return self.run_dir / "rounds" / f"{round_id:04d}"

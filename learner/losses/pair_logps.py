@@ -20,7 +20,8 @@ class PairLogps:
     num_chosen_B, num_rejected_B: completion tokens, floating as the rest; 0 marks a side that is missing (one label).
     *_shared_logp_B: the part of the sum that lies within the shorter answer's length, so that a pair's two shared
     sums cover equally many tokens. tied_B: bool[B], rows that the judge called a tie. sampled_*_logp_B: under the
-    policy that sampled the answer. Without a reference its columns are zero and has_reference is False.
+    policy that sampled the answer. *_certainty_B: sums of learner.head.TokenLogps' certainty, without gradient; zero
+    where it was not asked for. Without a reference its columns are zero and has_reference is False.
     """
 
     chosen_logp_B: Tensor
@@ -36,6 +37,8 @@ class PairLogps:
     tied_B: Tensor
     sampled_chosen_logp_B: Tensor
     sampled_rejected_logp_B: Tensor
+    chosen_certainty_B: Tensor
+    rejected_certainty_B: Tensor
     has_reference: bool = True
 
     @property
@@ -70,11 +73,13 @@ def pair_logps(
     *,
     tied_B: Tensor,
     sampled_R: Tensor,
+    certainty_RT: Tensor | None = None,
 ) -> PairLogps:
     """Sum per-token log-probabilities into pairs: R = 2B rows, the chosen answers first and then the rejected ones.
 
     logps_RT, ref_logps_RT float[R, T] are zero outside mask_RT bool[R, T], which marks completion tokens (their
-    columns may start anywhere); ref_logps_RT None: no reference. sampled_R float[R]: sums as sampled.
+    columns may start anywhere); ref_logps_RT None: no reference. sampled_R float[R]: sums as sampled. certainty_RT:
+    as logps_RT, where the policy's certainty is wanted.
     """
     num_R = mask_RT.sum(dim=1)
     num_chosen_B, num_rejected_B = num_R.chunk(2)
@@ -89,11 +94,16 @@ def pair_logps(
         ("ref_chosen_shared_logp_B", "ref_rejected_shared_logp_B"): (reference_RT * shared_RT).sum(dim=1),
         ("num_chosen_B", "num_rejected_B"): num_R.to(logps_RT.dtype),
         ("sampled_chosen_logp_B", "sampled_rejected_logp_B"): sampled_R,
+        ("chosen_certainty_B", "rejected_certainty_B"): _sums(certainty_RT, like=sampled_R),
     }
     halves = {
         name: half for names, value_R in columns.items() for name, half in zip(names, value_R.chunk(2), strict=True)
     }
     return PairLogps(**halves, tied_B=tied_B, has_reference=has_reference)
+
+
+def _sums(values_RT: Tensor | None, *, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if values_RT is None else values_RT.sum(dim=1)
 
 
 def joined(parts: list[PairLogps]) -> PairLogps:

@@ -6,14 +6,21 @@ from torch import Tensor
 from learner.losses.pair_logps import PairLogps
 
 
-def wpo_weights(logps: PairLogps) -> Tensor:
+def wpo_weights(logps: PairLogps, *, alignment: str = "none") -> Tensor:
     """Weights float[B] of off-policy pairs: the product of both answers' mean probability a token.
 
-        w = exp(log pi(w) / |w|) exp(log pi(l) / |l|)
-    A missing side weighs 1. Source: Zhou et al., "WPO" (arXiv:2406.11827), equation 2, without its alignment by the
-    policy's own certainty, which needs the whole distribution at every token.
+        w = exp(a(w)) exp(a(l)), and for alignment
+        none:     a(y) = log pi(y) / |y|
+        sampled:  a(y) = (log pi(y) - sum_t log sum_v pi(v | y_<t)^2) / |y|
+    The latter measures each token against the mean probability of one that the policy would draw there itself, so that
+    its own answers weigh about 1, and as much where it is unsure as where it is certain; a weight may be above 1. A
+    missing side weighs 1. Source: Zhou et al., "WPO" (arXiv:2406.11827), equation 2, and its sampled alignment.
     """
-    return torch.exp((logps.chosen_mean_logp_B + logps.rejected_mean_logp_B).detach())
+    exponent_B = (logps.chosen_mean_logp_B + logps.rejected_mean_logp_B).detach()
+    if alignment == "sampled":
+        exponent_B = exponent_B - logps.chosen_certainty_B / logps.num_chosen_B.clamp(min=1)
+        exponent_B = exponent_B - logps.rejected_certainty_B / logps.num_rejected_B.clamp(min=1)
+    return torch.exp(exponent_B)
 
 
 def staleness_weights(logps: PairLogps, *, form: str, clip: float) -> Tensor:

@@ -130,6 +130,8 @@ CASES = {
         {"loss": [{"name": "sigmoid", "weight": 0.8}, {"name": "bco_pair", "weight": 0.2}], "bco_shift": "none"},
         {"loss_type": ["sigmoid", "bco_pair"], "loss_weights": [0.8, 0.2]},
     ),
+    "wpo": same("sigmoid", ours={"wpo": True}, theirs={"use_weighting": True}),
+    "wpo in passes": same("ipo", ours={"wpo": True, "max_tokens_per_microbatch": 60}, theirs={"use_weighting": True}),
     "moving reference": same(
         "sigmoid",
         ours={"reference": "ema", "ema_alpha": 0.6, "ema_steps": 2},

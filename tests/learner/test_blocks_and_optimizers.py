@@ -39,7 +39,7 @@ def saved_bytes_and_gradients(settings, *, family="llama", packed=True, num_laye
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logps_SC, _ = logps_of(random_sequences(TREES))
+        logps_SC = logps_of(random_sequences(TREES)).logps_SC
     logps_SC.square().sum().backward()
     size_bytes = sum(storage.nbytes() for storage in kept.values())
     return size_bytes, logps_SC.detach(), [parameter.grad for parameter in model.parameters()]

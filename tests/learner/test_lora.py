@@ -137,7 +137,7 @@ def test_packed_rows_give_what_padded_ones_give_through_an_adapter(family):
         assert logps_of.is_packed
         logps_of.is_packed = is_packed
         adapter.model.zero_grad()
-        logps_SC, mask_SC = logps_of(sequences)
+        logps_SC, mask_SC, _ = logps_of(sequences)
         (logps_SC.square().sum() / mask_SC.sum()).backward()
         found.append((logps_SC.detach(), [p.grad.clone() for p in adapter.parameters.values()]))
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=0)

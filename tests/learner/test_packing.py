@@ -44,7 +44,7 @@ def both_ways(model, sequences, weights=None):
         assert logps_of.is_packed
         logps_of.is_packed = is_packed
         model.zero_grad()
-        logps_SC, mask_SC = logps_of(sequences)
+        logps_SC, mask_SC, _ = logps_of(sequences)
         (logps_SC.square().sum() / mask_SC.sum()).backward()
         assert not logps_SC[~mask_SC].any()
         found.append((logps_SC.detach(), [parameter.grad.clone() for parameter in model.parameters()]))
@@ -77,7 +77,7 @@ def test_in_bf16_they_agree_within_its_rounding():
         logps_of = CompletionLogps(model)
         logps_of.is_packed = is_packed
         with torch.no_grad(), compute_in(torch.bfloat16, CPU):
-            logps_SC, mask_SC = logps_of(sequences)
+            logps_SC, mask_SC, _ = logps_of(sequences)
         sums.append(logps_SC.sum(dim=1) / mask_SC.sum(dim=1).clamp(min=1))
     torch.testing.assert_close(sums[0], sums[1], atol=1e-2, rtol=1e-2)
 
@@ -94,7 +94,7 @@ def test_other_attention_falls_back_to_padded_rows_and_says_so(family, said, cap
     assert not logps_of.is_packed
     assert [said in record.message for record in caplog.records] == [True]
     batch = pad(sequences)
-    logps_SC, mask_SC = logps_of(sequences)
+    logps_SC, mask_SC, _ = logps_of(sequences)
     torch.testing.assert_close(logps_SC[mask_SC], completion_logps(model, batch)[batch.completion_mask_BT])
 
 
@@ -105,7 +105,7 @@ def test_a_probe_that_fails_for_its_own_reasons_is_no_word_about_the_model(monke
         raise error
 
     model = tiny_model("llama")
-    monkeypatch.setattr("learner.logps.packed_logps", fails)
+    monkeypatch.setattr("learner.logps.packed_scores", fails)
     with pytest.raises(type(error)):
         CompletionLogps(model)
     assert model.config._attn_implementation == "sdpa"

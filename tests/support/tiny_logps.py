@@ -23,6 +23,7 @@ def pairs_of(chosen, rejected, ref_chosen=0.0, ref_rejected=0.0, *, grad=False, 
         columns[f"{side}_shared_logp"] = columns[f"{side}_logp"]
         columns[f"ref_{side}_shared_logp"] = columns[f"ref_{side}_logp"]
         columns[f"sampled_{side}_logp"] = column(0.0).expand(num)
+        columns[f"{side}_certainty"] = column(0.0).expand(num)
     columns["tied"] = torch.zeros(num, dtype=torch.bool)
     for name, value in others.items():
         given = torch.atleast_1d(torch.as_tensor(value))

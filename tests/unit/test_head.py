@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learner.head import linear_logps
+from learner.head import linear_logps, token_logps
 
 
 def operands(dtype=torch.float64, num=13, size=8, vocab=31):
@@ -79,3 +79,26 @@ def test_nothing_as_large_as_the_logits_is_saved_or_made():
         linear_logps(hidden_ND, weight_VD, None, targets_N, tile_elements=2**14).sum().backward()
     assert max(saved) == weight_VD.numel()
     assert max(made) == weight_VD.numel() < 256 * 4096 / 16
+
+
+@pytest.mark.parametrize("tile_elements", [1, 5, 14, 10**6])
+def test_certainty_is_the_mean_probability_of_ones_own_draws_and_has_no_gradient(tile_elements):
+    hidden_ND, weight_VD, bias_V, targets_N = operands(num=5, size=2, vocab=7)
+    found = token_logps(hidden_ND, weight_VD, bias_V, targets_N, certainty=True, tile_elements=tile_elements)
+    probabilities_NV = torch.softmax(hidden_ND @ weight_VD.T + bias_V, dim=-1)
+    torch.testing.assert_close(found.certainty_N, probabilities_NV.square().sum(dim=-1).log(), atol=1e-12, rtol=0)
+    assert not found.certainty_N.requires_grad
+    plain_N = linear_logps(hidden_ND, weight_VD, bias_V, targets_N, tile_elements=tile_elements)
+    inputs = (hidden_ND, weight_VD, bias_V)
+    theirs = torch.autograd.grad(plain_N.square().sum(), inputs)
+    for ours, other in zip(torch.autograd.grad(found.logps_N.square().sum(), inputs), theirs, strict=True):
+        assert torch.equal(ours, other)
+
+
+def test_certainty_by_hand():
+    """Probabilities 1/2, 1/4, 1/4: 1/4 + 1/16 + 1/16 = 3/8; logits of a thousand: one token is certain."""
+    weight_VD = torch.tensor([[2.0], [1.0], [1.0]], dtype=torch.float64).log()
+    found = token_logps(torch.ones(1, 1, dtype=torch.float64), weight_VD, None, torch.tensor([0]), certainty=True)
+    assert found.certainty_N.item() == pytest.approx(torch.tensor(3 / 8).log().item(), abs=1e-7)
+    sure = token_logps(1e3 * torch.ones(1, 1), weight_VD.float(), None, torch.tensor([1]), certainty=True)
+    assert sure.certainty_N.item() == pytest.approx(0.0, abs=1e-6)

@@ -175,7 +175,13 @@ def test_weights_by_hand_and_without_gradient():
     # log ratios 1 and -1; a token's 0.2 and -0.1; the ratio e of the chosen answer is cut at 2
     assert staleness_weights(logps, form="sequence", clip=2.0).item() == pytest.approx(2.0 * math.exp(-1.0))
     assert staleness_weights(logps, form="token", clip=2.0).item() == pytest.approx(math.exp(0.2 - 0.1))
+    # each of 5 tokens is e^0.2 times as likely as what the policy draws itself, each of 10 e^-0.4 times
+    aligned = pairs_of(-4.5, -9.0, grad=True, chosen_certainty=-5.5, rejected_certainty=-5.0)
+    assert wpo_weights(aligned, alignment="sampled").item() == pytest.approx(math.exp(0.2 - 0.4), abs=1e-12)
+    alone = pairs_of(-4.5, 0.0, num_rejected=0, chosen_certainty=-5.5)
+    assert wpo_weights(alone, alignment="sampled").item() == pytest.approx(math.exp(0.2), abs=1e-12)
     assert not wpo_weights(logps).requires_grad
+    assert not wpo_weights(aligned, alignment="sampled").requires_grad
     assert not staleness_weights(logps, form="token", clip=2.0).requires_grad
 
 
@@ -190,11 +196,16 @@ def test_a_mixture_weighs_its_parts_and_adds_the_likelihood_term():
 
 def test_pair_weights_scale_the_preference_and_not_the_likelihood_term():
     plain = {"loss": "sigmoid", "nll_weight": 0.5}
-    settings = ObjectiveConfig.model_validate({**plain, "wpo": True, "staleness_weights": "token"})
-    logps = pairs_of(*KNOWN, sampled_chosen_logp=-5.0, sampled_rejected_logp=-4.5)
+    settings = ObjectiveConfig.model_validate(
+        {**plain, "wpo": True, "wpo_alignment": "none", "staleness_weights": "token"}
+    )
+    logps = pairs_of(*KNOWN, sampled_chosen_logp=-5.0, sampled_rejected_logp=-4.5, chosen_certainty=-3.0)
     loss_B = total_loss(logps, settings, BatchTerms(beta=0.5))
     weight = math.exp(-4.5 / 5 - 4.5 / 10) * math.exp(0.5 / 5)
     assert loss_B.item() == pytest.approx(weight * L(0.5) + 0.5 * 0.9, abs=1e-12)
+    aligned = settings.model_copy(update={"wpo_alignment": "sampled"})
+    loss_B = total_loss(logps, aligned, BatchTerms(beta=0.5))
+    assert loss_B.item() == pytest.approx(weight * math.exp(3 / 5) * L(0.5) + 0.5 * 0.9, abs=1e-12)
 
 
 def test_rewards_without_a_reference_are_those_of_a_token():
@@ -207,7 +218,12 @@ def test_columns_are_sums_of_rows_and_shared_sums_end_with_the_shorter_answer():
     mask_RT = torch.tensor([[False, True, True, False], [True, True, True, False]])
     logps_RT = torch.tensor([[0.0, -1.0, -2.0, 0.0], [-1.0, -3.0, -5.0, 0.0]])
     logps = pair_logps(
-        logps_RT, 2 * logps_RT, mask_RT, tied_B=torch.tensor([False]), sampled_R=torch.tensor([-7.0, -8.0])
+        logps_RT,
+        2 * logps_RT,
+        mask_RT,
+        tied_B=torch.tensor([False]),
+        sampled_R=torch.tensor([-7.0, -8.0]),
+        certainty_RT=torch.tensor([[0.0, -0.5, -0.5, 0.0], [-0.5, -1.0, -0.5, 0.0]]),
     )
     numbers = {name: value.item() for name, value in logps.tensors.items()}
     assert numbers == {
@@ -215,6 +231,7 @@ def test_columns_are_sums_of_rows_and_shared_sums_end_with_the_shorter_answer():
         "num_chosen_B": 2, "num_rejected_B": 3, "chosen_shared_logp_B": -3, "rejected_shared_logp_B": -4,
         "ref_chosen_shared_logp_B": -6, "ref_rejected_shared_logp_B": -8, "tied_B": False,
         "sampled_chosen_logp_B": -7, "sampled_rejected_logp_B": -8,
+        "chosen_certainty_B": -1, "rejected_certainty_B": -2,
     }  # fmt: skip
     free = pair_logps(logps_RT, None, mask_RT, tied_B=torch.tensor([False]), sampled_R=torch.zeros(2))
-    assert (free.has_reference, free.ref_chosen_logp_B.item()) == (False, 0)
+    assert (free.has_reference, free.ref_chosen_logp_B.item(), free.chosen_certainty_B.item()) == (False, 0, 0)
