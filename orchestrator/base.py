@@ -13,7 +13,7 @@ from rollout.shards import hash_policy, publish, read_json, temporary_beside, wr
 from rollout.types import PolicyRef
 
 BASE_PATH = "policies/v0000"
-_MANIFEST = "policies/v0000.json"
+BASE_MANIFEST = "policies/v0000.json"
 _KEEP = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
@@ -58,7 +58,7 @@ def existing_base(root: Path) -> PolicyRef | None:
 
 def existing_manifest(root: Path) -> PolicyRef | None:
     """The base as it was committed, without a look at its weights; None where there is none yet."""
-    return read_json(root / _MANIFEST, PolicyRef) if (root / _MANIFEST).exists() else None
+    return read_json(root / BASE_MANIFEST, PolicyRef) if (root / BASE_MANIFEST).exists() else None
 
 
 def link_base(root: Path, folder: Path) -> PolicyRef:
@@ -77,5 +77,5 @@ def link_base(root: Path, folder: Path) -> PolicyRef:
 
 def record_base(root: Path, base: PolicyRef) -> PolicyRef:
     """Commit the base policy; from here on the run has it."""
-    write_json(root / _MANIFEST, base, PolicyRef)
+    write_json(root / BASE_MANIFEST, base, PolicyRef)
     return base

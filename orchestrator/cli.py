@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from orchestrator.bench_cli import bench_app
 from orchestrator.config import RunConfig, load_config
+from orchestrator.fork_cli import fork
 from orchestrator.label_cli import label_app
 from orchestrator.printing import print_json, standard_output
 from rollout.errors import RondoError, Stopped, UsageError, is_disk_full
@@ -41,6 +42,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(label_app, name="label")
 reward_model_app = typer.Typer(no_args_is_help=True, help="Reward models out of preference pairs.")
 app.add_typer(reward_model_app, name="reward-model")
+app.command()(fork)
 
 Config = Annotated[Path, typer.Argument(help="YAML file; configs/ holds examples.", show_default=False)]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]

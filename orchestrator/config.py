@@ -1,7 +1,7 @@
 """The one configuration tree: each package owns its section, `RunConfig` composes them."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -11,8 +11,9 @@ from pydantic import ValidationError, field_validator, model_validator
 from judge.config import AnyBackend, JudgeConfig, people_of
 from learner.base_config import ScratchConfig, SftConfig
 from learner.config import LearnerConfig
+from orchestrator.retention_config import RetentionConfig
 from orchestrator.scoreboard.config import AlarmConfig, GateConfig
-from orchestrator.telemetry.config import TrackingConfig
+from orchestrator.telemetry.config import NotifyConfig, TrackingConfig
 from orchestrator.types import Baseline
 from rollout.config import PromptsConfig, RolloutConfig
 from rollout.errors import UsageError
@@ -78,6 +79,13 @@ class ClusterConfig(Settings):
     num_cpus: int | None = setting(None, change="operational", doc="logical CPUs of a local Ray", ge=1)
     object_store_mib: int = setting(128, change="operational", doc="object store of a local Ray", ge=80)
     dashboard: bool = setting(False, change="operational", doc="start the dashboard of a local Ray")
+    lock_timeout_s: float = setting(
+        60.0,
+        change="operational",
+        gt=0,
+        allow_inf_nan=False,
+        doc="a driver on another machine that gives no sign of life for so long is taken for dead",
+    )
     metrics: bool | None = setting(
         None, change="operational", doc="Prometheus metrics through Ray; none: on a cluster or with the dashboard"
     )
@@ -102,7 +110,9 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = setting(EvaluationConfig(), change="per_round", doc="measuring")
     probe: ProbeConfig = setting(ProbeConfig(), change="operational", doc="engine against learner")
     cluster: ClusterConfig = setting(ClusterConfig(), change="operational", doc="Ray")
+    retention: RetentionConfig = setting(RetentionConfig(), change="operational", doc="what is kept of old rounds")
     tracking: TrackingConfig = setting(TrackingConfig(), change="operational", doc="experiment trackers")
+    notify: NotifyConfig = setting(NotifyConfig(), change="operational", doc="webhooks")
     logging: Literal["text", "json"] = setting(
         "text", change="operational", doc="json: one object a line on standard error, in place of tables and bars"
     )
@@ -150,9 +160,14 @@ def read_tree(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
         raise UsageError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UsageError(f"configuration {path} holds {type(tree).__name__}, expected keys such as `policy:`")
-    for override in overrides or []:
-        _apply(tree, override)
+    apply_overrides(tree, overrides or [])
     return tree
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `a.b=value` in a tree of plain values. Raises UsageError."""
+    for override in overrides:
+        _apply(tree, override)
 
 
 def parse_config(tree: dict[str, Any], *, origin: str) -> RunConfig:

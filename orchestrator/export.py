@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from judge.shards import PAIR_SCHEMA
 from orchestrator.journal import Journal
+from orchestrator.retention import published_versions
 from rollout.errors import UsageError
 from rollout.shards import (
     ADAPTER_CONFIG,
@@ -34,6 +35,11 @@ def export_round(journal: Journal, round_id: int, out: Path) -> dict[str, object
         raise UsageError(f"{out} is not empty; give a new folder")
     policy = record.update.policy_out
     root = journal.run.root
+    if not (root / policy.path).exists():
+        raise UsageError(
+            f"policy v{policy.version} of round {round_id} was deleted by retention.policies; {root} still "
+            f"has {', '.join(f'v{version}' for version in [0, *published_versions(root)])}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     _copy_policy(root / policy.path, out / "policy", sha256=policy.sha256)
     (out / "pairs").mkdir()

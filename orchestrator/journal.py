@@ -85,6 +85,15 @@ class Journal:
         """A round that has been opened. Raises IntegrityError if it has not."""
         return read_json(self._path(round_id), RoundRecord)
 
+    def is_open(self, round_id: int) -> bool:
+        """Whether a round has been opened."""
+        return self._path(round_id).exists()
+
+    @property
+    def num_opened(self) -> int:
+        """Rounds that have been opened; they are opened in order."""
+        return sum(1 for _ in self.run.root.glob("rounds/*/record.json"))
+
     def replay(self, round_id: int) -> list[PairShard]:
         """The pair shards of all rounds before this one, where its settings replay any."""
         if not self.run.config_at(round_id).learner.replay_share:

@@ -8,6 +8,7 @@ from orchestrator.evaluation import evaluate
 from orchestrator.journal import Journal
 from orchestrator.observer import Observer
 from orchestrator.probe import probe
+from orchestrator.retention import retire
 from orchestrator.scoreboard.config import AlarmConfig, GateConfig
 from orchestrator.scoreboard.gate import Decision, GateScores, decide
 from orchestrator.stages import Cluster
@@ -51,6 +52,7 @@ def run_rounds(
                 record = journal.commit(record, scores=scores, gate_reasons=decision.reasons, policy_next=policy_next)
             policy = record.policy_next or record.policy_in
             observer.round_done(record)
+            retire(journal, record, observer)
             heed_alarms(record, config.evaluation.alarm, observer)
     return policy
 

@@ -15,6 +15,7 @@ from orchestrator.canaries import check_canaries
 from orchestrator.config import RunConfig
 from orchestrator.given import LabelledPair, read_labels
 from orchestrator.telemetry.trackers import check_tracking
+from orchestrator.telemetry.webhooks import webhook_urls
 from rollout.encoder import PromptEncoder
 from rollout.errors import DataError, UsageError
 from rollout.prompts import refuse_overlap
@@ -43,6 +44,7 @@ def check_inputs(config: RunConfig, *, directory: Path | None = None) -> Inputs:
     """Load prompts and look at the policy and the judge. Raises UsageError in one line for whatever is wrong."""
     refuse_shadows(directory or Path.cwd())
     check_tracking(config.tracking)
+    webhook_urls(config.notify)
     check_judge(config.judge)
     num_unusable = check_canaries(config.judge.canaries) if config.judge.canaries else 0
     people = people_of(config.judge)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from learner.check import check_learner
-from orchestrator.base import BASE_PATH, existing_base, link_base, record_base
+from orchestrator.base import BASE_PATH, existing_base, existing_manifest, link_base, record_base
 from orchestrator.changes import flatten
 from orchestrator.cluster.connect import Started, connect
 from orchestrator.cluster.learner import RayLearner
@@ -19,16 +19,19 @@ from orchestrator.cluster.metrics import RayMetrics, wants_metrics
 from orchestrator.cluster.session import start_ray, stop_ray
 from orchestrator.config import RunConfig
 from orchestrator.journal import Journal
+from orchestrator.lock import lock_run
 from orchestrator.loop import run_rounds
 from orchestrator.observer import Observer
 from orchestrator.people import prepare_queue
 from orchestrator.preflight import Inputs, check_encoder, check_inputs
-from orchestrator.rundir import RunDir, lock_run, open_run
+from orchestrator.retention import refuse_deleted
+from orchestrator.rundir import RunDir, open_run
 from orchestrator.scoreboard.standings import rank_rounds
 from orchestrator.show import before_and_after
 from orchestrator.tables import samples, scoreboard_table
 from orchestrator.telemetry.json_log import JsonLog
 from orchestrator.telemetry.trackers import trackers_of
+from orchestrator.telemetry.webhooks import Webhooks, webhook_urls
 from rollout.errors import Stopped, UsageError
 from rollout.types import PolicyRef
 
@@ -38,10 +41,12 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
     refuse_ephemeral(root)
     inputs = check_inputs(config)
     made_here = not root.exists()
-    lock = lock_run(root)
+    say = (console or Console(stderr=True)).print
+    lock = lock_run(root, timeout_s=config.cluster.lock_timeout_s, say=say)
     try:
         run_dir = open_run(root.resolve(), config, amend=amend)
         with closing(make_observer(run_dir, console)) as observer:
+            lock.when_lost(observer.stop)
             return _attempt(run_dir, inputs, observer)
     except UsageError:
         if made_here:
@@ -87,6 +92,9 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
         for record in done.records():
             observer.round_done(record)
         return done
+    base = existing_manifest(run_dir.root)
+    if base is not None:
+        refuse_deleted(Journal(run_dir, base_policy=base))
     with observer.showing(), observer.stage(None, "run"):
         with observer.stage(None, "start"):
             start_ray(run_dir.config.cluster, json_logs=run_dir.config.logging == "json")
@@ -108,11 +116,13 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
 
 
 def make_observer(run_dir: RunDir, console: Console | None) -> Observer:
-    """For a person by default; with `logging: json` nothing but objects, one a line."""
-    if run_dir.config.logging == "text":
-        return Observer(run_dir.root, console=console)
-    observer = Observer(run_dir.root, console=Console(quiet=True))
-    observer.attach(JsonLog(sys.stderr, run=run_dir.root.name))
+    """For a person by default; with `logging: json` nothing but objects, one a line. Webhooks hear of every end."""
+    config, name = run_dir.config, run_dir.root.name
+    observer = Observer(run_dir.root, console=console if config.logging == "text" else Console(quiet=True))
+    if config.logging == "json":
+        observer.attach(JsonLog(sys.stderr, run=name))
+    if urls := webhook_urls(config.notify):
+        observer.attach(Webhooks(config.notify, urls=urls, run_name=name, run_id=run_dir.run_id, warn=observer.warn))
     return observer
 
 

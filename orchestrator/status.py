@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.base import existing_manifest
 from orchestrator.journal import Journal
+from orchestrator.lock import is_held
 from orchestrator.people import last_address
 from orchestrator.rundir import read_run
 from orchestrator.scoreboard.standings import rank_rounds
@@ -34,6 +34,7 @@ def open_journal(root: Path) -> Journal:
 def status(root: Path) -> dict[str, Any]:
     """The object that `rondo status --json` prints."""
     journal = open_journal(root)
+    parent = journal.run.file.parent
     lines = read_metrics(journal.run.root)
     seconds = stage_seconds(lines)
     records = journal.records()
@@ -42,6 +43,7 @@ def status(root: Path) -> dict[str, Any]:
         "state": _state(journal, records, lines),
         "labelling_page": last_address(root) or None,
         "run_id": journal.run.run_id,
+        "parent": parent.summary if parent else None,
         "num_rounds": journal.run.config.num_rounds,
         "num_pairs_total": sum(round_["num_pairs"] for round_ in rounds),
         "num_steps_total": sum(round_["num_steps"] for round_ in rounds),
@@ -62,6 +64,9 @@ def status_page(root: Path) -> RenderableType:
     stage = f", round {last['round_id']} in stage {last['stage']}" if last and last["stage"] != "done" else ""
     head = f"{root}: {found['state']}{stage}; {found['num_pairs_total']} pairs, {found['num_steps_total']} steps"
     blocks: list[RenderableType] = [Text(head, style="bold")]
+    if found["parent"]:
+        parent = found["parent"]
+        blocks.append(Text(f"forked from {parent['run_id']} ({parent['path']}) at round {parent['round_id']}"))
     if found["labelling_page"]:
         blocks.append(Text(f"labelling page: {found['labelling_page']}"))
     if found["rounds"]:
@@ -148,11 +153,7 @@ def _summed(judged: list[dict[str, Any]]) -> dict[str, float]:
 def _state(journal: Journal, records: list[RoundRecord], lines: list[dict[str, Any]]) -> str:
     if len(records) >= journal.run.config.num_rounds and all(record.stage == "done" for record in records):
         return "done"
-    lock = FileLock(journal.run.root / "driver.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    if is_held(journal.run.root):
         return "running"
-    lock.release()
     last = next((line["state"] for line in reversed(lines) if line["kind"] == "attempt"), "stopped")
     return "failed" if last == "failed" else "stopped"

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from rollout.attempt import check_attempt
 from rollout.errors import IntegrityError
 
 SCHEMA_VERSION = 1
@@ -23,15 +24,15 @@ T = TypeVar("T")
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Rename a finished file or folder into place, durably. Every commit of a run passes through here."""
+    """Rename a finished file or folder into place, durably. Every commit of a run passes through here.
+
+    Raises Stopped where another driver has taken the run over.
+    """
+    check_attempt(final)
     if final.is_dir():
         shutil.rmtree(final)
     os.replace(temporary, final)
-    directory = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    _sync_folder(final.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> str:
@@ -113,9 +114,35 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
+def sync_folders(root: Path) -> None:
+    """Make the names in `root` and in all folders below it durable."""
+    for folder in (root, *(path for path in root.rglob("*") if path.is_dir() and not path.is_symlink())):
+        _sync_folder(folder)
+
+
 def temporary_beside(path: Path) -> Path:
     """A name beside `path` that no reader takes for a finished file."""
     return path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is what a writer has not finished."""
+    return path.name.startswith(_TEMPORARY)
+
+
+def discard(folder: Path) -> int:
+    """Delete a published folder, all of it or nothing; the bytes that this freed. What a crash leaves is temporary.
+
+    Raises Stopped as `publish` does.
+    """
+    check_attempt(folder)
+    size_bytes = sum(path.lstat().st_size for path in folder.rglob("*"))
+    temporary = temporary_beside(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.replace(folder, temporary)
+    _sync_folder(folder.parent)
+    shutil.rmtree(temporary, ignore_errors=True)
+    return size_bytes
 
 
 def remove_temporaries(root: Path) -> int:
@@ -124,6 +151,14 @@ def remove_temporaries(root: Path) -> int:
     for path in leftovers:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache

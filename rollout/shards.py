@@ -1,15 +1,19 @@
 """What other packages may use of rollout's files: durable writes, checked reads, completion groups, and rows."""
 
 from rollout.adapter import ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterBase, adapter_base, base_folder
+from rollout.attempt import attempt_environment, attempt_file, newest_attempt, work_for
 from rollout.files import (
     SCHEMA_VERSION,
+    discard,
     hash_file,
     hash_json,
     hash_policy,
+    is_temporary,
     publish,
     read_json,
     read_shard,
     remove_temporaries,
+    sync_folders,
     temporary_beside,
     write_bytes,
     write_json,
@@ -27,6 +31,7 @@ from rollout.groups import (
     write_groups,
 )
 from rollout.rows import read_rows
+from rollout.storage import Folder, Storage
 from rollout.weights import linear_layers
 
 __all__ = [
@@ -39,22 +44,31 @@ __all__ = [
     "SCHEMA_VERSION",
     "TOKENS",
     "AdapterBase",
+    "Folder",
+    "Storage",
     "adapter_base",
     "arrays_of",
+    "attempt_environment",
+    "attempt_file",
     "base_folder",
+    "discard",
     "find_shards",
     "hash_file",
     "hash_json",
     "hash_policy",
+    "is_temporary",
     "linear_layers",
     "list_column",
+    "newest_attempt",
     "publish",
     "read_groups",
     "read_json",
     "read_rows",
     "read_shard",
     "remove_temporaries",
+    "sync_folders",
     "temporary_beside",
+    "work_for",
     "write_bytes",
     "write_groups",
     "write_json",

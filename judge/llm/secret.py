@@ -2,10 +2,10 @@
 
 import ipaddress
 import os
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from judge.llm.config import LlmBackend
+from judge.secret import read_secret_file
 from rollout.errors import UsageError
 
 OPENAI = "https://api.openai.com/v1"
@@ -16,13 +16,7 @@ NO_KEY = "EMPTY"  # what local servers without a key are sent
 def read_key(config: LlmBackend) -> str:
     """The key, or EMPTY for a server of this machine that has none. Raises UsageError, which shows nothing of it."""
     if config.api_key_file is not None:
-        try:
-            key = Path(config.api_key_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise UsageError(
-                f"judge.api_key_file {config.api_key_file} cannot be read: {reason}; it is to hold the key alone"
-            ) from error
+        key = read_secret_file(config.api_key_file, setting="judge.api_key_file")
         return _usable(key, f"judge.api_key_file {config.api_key_file}")
     name = config.api_key_env or _DEFAULT_ENV
     key = os.environ.get(name, "").strip()

@@ -8,6 +8,7 @@ import ray
 
 from orchestrator.config import ClusterConfig
 from rollout.errors import InfraError
+from rollout.shards import attempt_environment
 
 
 def start_ray(config: ClusterConfig, *, json_logs: bool = False) -> None:
@@ -21,6 +22,7 @@ def start_ray(config: ClusterConfig, *, json_logs: bool = False) -> None:
     # Our own progress and errors are what a person should see; workers' logs are in Ray's log folder.
     common: dict[str, Any] = {"log_to_driver": bool(os.environ.get("RONDO_LOG_TO_DRIVER")), "logging_level": "ERROR"}
     logging.getLogger("ray").setLevel(logging.ERROR)
+    common["runtime_env"] = {"env_vars": attempt_environment()}
     if json_logs:
         common["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level="WARNING")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

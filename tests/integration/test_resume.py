@@ -4,7 +4,6 @@ The engine is the bit-reproducible one and the learner is real, so files are com
 exception that nothing catches, raised in place of a rename: what had been written so far stays, as after SIGKILL.
 """
 
-import hashlib
 import itertools
 import multiprocessing
 import os
@@ -20,14 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learner.model import load_model
 from orchestrator.export import export_round
+from tests.support.files import digest
 from tests.support.local_cluster import load_one_at_a_time
 from tests.support.tiny_config import tiny_config
 from tests.support.tiny_policy import make_tiny_policy
 from tests.support.tiny_run import tiny_run
 
 pytestmark = pytest.mark.integration
-
-COMPARED = ("rounds", "policies", "learner")
 
 
 class Killed(BaseException):
@@ -69,15 +67,6 @@ def is_about_the_policy(target: Path) -> bool:
     if not is_commit(target):
         return False
     return bool({"policies", "learner", "reference", "evaluation"} & set(target.parts)) or target.name == "record.json"
-
-
-def digest(root: Path) -> dict[str, str]:
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for top in COMPARED
-        for path in sorted((root / top).rglob("*"))
-        if path.is_file() and ".tmp-" not in path.name
-    }
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,11 @@ PUBLIC = {"types", "errors", "shards", "lean"}
 # What the orchestrator needs before any actor exists: prompts are drawn, and bad input is refused, in the driver.
 ORCHESTRATOR = {"config", "actor", "rows", "sources", "prompts", "encoder", "check", "base_config"}
 # `rondo reward-model fit` trains in this process, and `rondo bench reward` measures a judge without Ray around it.
-# `rondo label` works on the queue in this process. `rondo bench cluster` knows how long its simulated engine takes.
-ORCHESTRATOR |= {"reward_config", "reward_model", "backend", "protocol", "human", "simulated_engine"}
+# `rondo label` works on the queue in this process, `rondo fork` on the learner's state. `rondo bench cluster` knows how
+# long its simulated engine takes.
+# Who is notified of a run is told as who waits for labels is, and its secrets are read as a judge's are.
+ORCHESTRATOR |= {"webhook", "secret"}
+ORCHESTRATOR |= {"restart", "reward_config", "reward_model", "backend", "protocol", "human", "simulated_engine"}
 ONLY_IN = {
     # The engine, its worker extension, and the peer that the bench holds the engine against.
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_peer.py"},
