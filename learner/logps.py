@@ -134,8 +134,10 @@ def packed_scores(
         certainty=certainty,
     )
     nought_M = torch.zeros(here_M.shape, dtype=found.logps_N.dtype, device=here_M.device)
-    placed = [None if values is None else nought_M.masked_scatter(here_M, values) for values in found]
-    return TokenLogps(*(None if values_M is None else exchange.total(values_M) for values_M in placed))
+    logps_M = exchange.total(nought_M.masked_scatter(here_M, found.logps_N))
+    if found.certainty_N is None:
+        return TokenLogps(logps_M, None)
+    return TokenLogps(logps_M, exchange.total(nought_M.masked_scatter(here_M, found.certainty_N)))
 
 
 def completion_logps(model: PreTrainedModel, batch: Batch, *, tile_elements: int | None = None) -> Tensor:
