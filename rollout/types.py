@@ -12,6 +12,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as _Field
 
+# The reason under which prompts are rejected that ended the processes of engines.
+ENGINE_CRASHED = "engine_crashed"
+
 TokenIds = npt.NDArray[np.int32]
 Logps = npt.NDArray[np.float32]
 

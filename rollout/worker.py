@@ -15,6 +15,7 @@ from rollout.errors import DataError, InfraError, IntegrityError
 from rollout.files import hash_policy, read_json
 from rollout.groups import write_groups
 from rollout.types import (
+    ENGINE_CRASHED,
     Completion,
     CompletionGroup,
     GroupShard,
@@ -157,7 +158,7 @@ class RolloutWorker:
 
     async def _group(self, chunk: PromptChunk, prompt: Prompt, sampling: Sampling) -> CompletionGroup | DataError:
         if prompt.prompt_id in chunk.quarantined:
-            return DataError("engine_crashed", prompt.prompt_id)
+            return DataError(ENGINE_CRASHED, prompt.prompt_id)
         try:
             token_ids = self._encoder.encode(prompt)
             completions = await self._engine.generate(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from rollout.errors import InfraError
-from rollout.types import PromptChunk
+from rollout.types import ENGINE_CRASHED, PromptChunk
 
 # A prompt that has killed so many engines with nothing else in flight is not tried again.
 _ENGINES_PER_PROMPT = 2
@@ -125,7 +125,7 @@ class ChunkQueue:
                 f"{self._num_in_a_row} prompts in a row crashed every engine that they were given to, so the engines "
                 f"are at fault rather than the prompts; last with: {error}; their logs are in Ray's log folder"
             ) from error
-        self._warn(f"{trial} has crashed {trial.num_deaths} engines alone and is rejected as engine_crashed")
+        self._warn(f"{trial} has crashed {trial.num_deaths} engines alone and is rejected as {ENGINE_CRASHED}")
         task.guilty.add(trial.chunk.prompts[0].prompt_id)
         self._tried(task)
 

@@ -234,6 +234,6 @@ class EnginePool:
         if now - self._short_since > settings.start_timeout_s:
             raise InfraError(
                 f"{len(self.ready)} engines are ready, expected at least rollout.min_engines = {settings.min_engines}; "
-                f"waited {settings.start_timeout_s:g} s for {', '.join(engine.waits_for for engine in no_room)}, and "
-                f"{self._room}; add nodes, or lower what an engine takes"
+                f"waited {settings.start_timeout_s:g} s for {', '.join(engine.waits_for for engine in no_room)}; "
+                f"{self._room}: add nodes, or lower that"
             )

@@ -1,6 +1,7 @@
 """Engines as Ray actors."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -15,7 +16,7 @@ from orchestrator.rundir import RunDir
 from rollout.actor import RolloutActor
 from rollout.errors import InfraError
 from rollout.shards import find_shards
-from rollout.types import GroupShard, Logps, PolicyRef, PromptChunk, Sampling, TokenSequence
+from rollout.types import ENGINE_CRASHED, GroupShard, Logps, PolicyRef, PromptChunk, Sampling, TokenSequence
 
 
 class RayRollout:
@@ -26,6 +27,7 @@ class RayRollout:
         self._run, self._settings, self._observer = run, settings, observer
         self._calls = Calls(observer)
         self._ever_ready = False
+        self._quarantined: set[str] = set()  # prompts that have crashed engines, which later chunks leave out
         gpus = settings.gpus_per_engine
         if gpus is None:
             gpus = settings.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
@@ -68,9 +70,9 @@ class RayRollout:
         for chunk in chunks:
             if chunk.chunk_id in finished:
                 self._observer.advance(len(chunk.prompts))
-                yield finished[chunk.chunk_id]
+                yield self._noted(finished[chunk.chunk_id])
         queue = ChunkQueue(
-            [chunk for chunk in chunks if chunk.chunk_id not in finished],
+            [self._without_quarantined(chunk) for chunk in chunks if chunk.chunk_id not in finished],
             max_attempts=self._settings.max_attempts,
             shards_in_flight=self._settings.shards_in_flight,
             warn=self._observer.warn,
@@ -78,7 +80,7 @@ class RayRollout:
         if not queue:
             return
         self.load(policy)
-        yield from Dispatch(
+        dispatch = Dispatch(
             queue,
             self._pool,
             self._calls,
@@ -86,7 +88,8 @@ class RayRollout:
             policy=policy,
             sampling=sampling,
             timeout_s=self._settings.generate_timeout_s,
-        ).shards()
+        )
+        yield from map(self._noted, dispatch.shards())
 
     def score(self, sequences: Sequence[TokenSequence], *, policy: PolicyRef) -> list[Logps]:
         for attempt in range(1, self._settings.max_attempts + 1):
@@ -109,3 +112,10 @@ class RayRollout:
     def close(self) -> None:
         """End every engine, so that others have their room."""
         self._pool.close()
+
+    def _noted(self, shard: GroupShard) -> GroupShard:
+        self._quarantined.update(shard.rejected.get(ENGINE_CRASHED, ()))
+        return shard
+
+    def _without_quarantined(self, chunk: PromptChunk) -> PromptChunk:
+        return replace(chunk, quarantined=frozenset(one.prompt_id for one in chunk.prompts) & self._quarantined)

@@ -197,8 +197,10 @@ def test_a_prompt_that_kills_engines_is_found_and_the_others_are_answered(pool):
     }
     deaths = [text for text in pool.whole() if "its process died" in text]
     assert len(deaths) == 4, "two of its chunk, and two of itself"
-    again = pool.shards("poisoned", 8)
-    assert sorted(shard.chunk_id for shard in again) == [0, 1, 2, 3], "what is durable is not tried again"
+    again, later = list(pool.shards("poisoned", 8)), list(pool.shards("later", 8))
+    assert [shard.chunk_id for shard in again] == [0, 1, 2, 3], "what is durable is not tried again"
+    assert [shard.rejected for shard in later if shard.rejected] == [{"engine_crashed": (guilty,)}]
+    assert pool.observer.warnings == []
     (pool.policies / POISON).unlink()
     made, alone = pool.groups(shards), pool.undisturbed("poisoned")
     assert sorted(made) == sorted(one.prompt_id for one in prompts()[:8] if one.prompt_id != guilty)
