@@ -36,6 +36,7 @@ from learner.state import (
 from learner.state_writing import StateWriting, state_contents
 from learner.trainer import Trainer
 from learner.types import LearnerUpdate, StepMetrics
+from rollout.shards import WeightOffer
 from rollout.types import Logps, PolicyRef, TokenSequence, TokenSignature
 
 
@@ -64,6 +65,7 @@ class LearnerWorker:
         self.policy_dtype = policy_dtype
         self.num_rounds = num_rounds
         self.clock = clock
+        self._offer = WeightOffer(run_dir)
         self.configure(settings)
 
     def configure(self, settings: LearnerConfig) -> None:
@@ -269,8 +271,12 @@ class LearnerWorker:
             "rounding": self.rounding,
         }
         if trainer.adapter is None or self.settings.lora is None:
-            return publish_policy(trainer.model, masters=masters, **where)
-        return publish_adapted(trainer.adapter, self.settings.lora, matrices=masters, base=self.base, **where)
+            published = publish_policy(trainer.model, masters=masters, **where)
+        else:
+            published = publish_adapted(trainer.adapter, self.settings.lora, matrices=masters, base=self.base, **where)
+        # What engines of this node take from memory is durable by now, and named to nobody before its state is, too.
+        self._offer.make(published.policy, self.run_dir / published.policy.path)
+        return published
 
     def _round_folder(self, round_id: int) -> Path:
         return self.run_dir / "rounds" / f"{round_id:04d}"

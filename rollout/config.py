@@ -1,5 +1,7 @@
 """The configuration sections that rollout owns: where prompts come from, and how completions are generated."""
 
+from typing import Literal
+
 from pydantic import field_validator, model_validator
 
 from rollout.types import Sampling, Settings, setting
@@ -42,7 +44,9 @@ class RolloutConfig(Settings):
     max_model_len: int | None = setting(
         None, change="per_round", doc="tokens of prompt and completion together; null: what the model allows", ge=2
     )
-    prompts_per_shard: int = setting(32, change="per_round", doc="prompts of one durable group shard", ge=1)
+    prompts_per_shard: int = setting(
+        32, change="per_round", doc="prompts of one durable group shard; more where a round had over 1024 shards", ge=1
+    )
     shards_in_flight: int = setting(4, change="operational", doc="shards that one engine works on at once", ge=1)
     max_num_seqs: int = setting(256, change="operational", doc="completions that one engine decodes at once", ge=1)
     kv_cache_gib: float | None = setting(
@@ -71,6 +75,11 @@ class RolloutConfig(Settings):
     )
     start_timeout_s: float = setting(
         900, change="operational", doc="seconds until an engine must be ready; as long, a run waits for room", gt=0
+    )
+    weight_sync: Literal["auto", "folder"] = setting(
+        "auto",
+        change="operational",
+        doc="how new weights reach an engine; auto: shared memory where the learner is on its node, else the folder",
     )
     sync_timeout_s: float = setting(
         600, change="operational", doc="seconds until an engine must hold a new policy", gt=0

@@ -7,6 +7,7 @@ from transformers import AutoConfig
 
 from rollout.errors import DataError, UsageError
 from rollout.types import Completion, LoadReport, Logps, PolicyRef, Sampling, TokenIds, TokenSequence
+from rollout.weight_source import WeightSource
 
 
 class Engine(Protocol):
@@ -30,8 +31,11 @@ class Engine(Protocol):
         A running engine that holds another policy loads this one; a broken one is built anew. Raises InfraError.
         """
 
-    async def load(self, policy: PolicyRef, path: Path) -> LoadReport:
-        """Put other weights in place; running completions go on under them. Raises InfraError, IntegrityError."""
+    async def load(self, policy: PolicyRef, path: Path, weights: WeightSource | None = None) -> LoadReport:
+        """Put other weights in place; running completions go on under them.
+
+        weights: where whole weights come from, by default the folder `path`. Raises InfraError, IntegrityError.
+        """
 
     async def generate(self, prompt_token_ids: TokenIds, sampling: Sampling, *, key: str) -> tuple[Completion, ...]:
         """Sample sampling.num_completions completions of a prompt, ordered by index; their `text` is empty.

@@ -17,7 +17,8 @@ from rollout.adapter import adapter_rank, base_folder
 from rollout.config import RolloutConfig
 from rollout.engine import completion_budget, context_tokens
 from rollout.errors import InfraError
-from rollout.types import Completion, LoadReport, Logps, PolicyRef, Sampling, TokenIds, TokenSequence, WeightSpan
+from rollout.types import Completion, LoadReport, Logps, PolicyRef, Road, Sampling, TokenIds, TokenSequence, WeightSpan
+from rollout.weight_source import WeightSource
 from rollout.weights import refuse_other_weights, weight_shapes, weights_size_bytes
 
 T = TypeVar("T")
@@ -57,14 +58,13 @@ class ReferenceEngine:
     async def start(self, policy: PolicyRef, path: Path) -> None:
         if self.policy != policy:
             self._shapes = {}
-            await self.load(policy, path)
+            await self._run(lambda: self._load(policy, path))
 
-    async def load(self, policy: PolicyRef, path: Path) -> LoadReport:
+    async def load(self, policy: PolicyRef, path: Path, weights: WeightSource | None = None) -> LoadReport:
         started = time.monotonic()
-        await self._run(lambda: self._load(policy, path))
-        return LoadReport(
-            version=policy.version, seconds=time.monotonic() - started, size_bytes=weights_size_bytes(path)
-        )
+        road = await self._run(lambda: self._replace(policy, path, weights))
+        size_bytes = weights_size_bytes(path)
+        return LoadReport(version=policy.version, seconds=time.monotonic() - started, size_bytes=size_bytes, road=road)
 
     async def generate(self, prompt_token_ids: TokenIds, sampling: Sampling, *, key: str) -> tuple[Completion, ...]:
         deadline = time.monotonic() + self._settings.generate_timeout_s
@@ -95,6 +95,20 @@ class ReferenceEngine:
         self._shapes = shapes
         self.context_tokens = context_tokens(base, self._settings.max_model_len)
         self.policy = policy
+
+    @torch.no_grad()
+    def _replace(self, policy: PolicyRef, path: Path, weights: WeightSource | None) -> Road:
+        """Copy new weights over those in place, by name; where a model has other names than its files, load these."""
+        held = {} if self.policy is None else self._model.state_dict()
+        if weights is None or not weights.shapes().keys() <= held.keys():
+            self._load(policy, path)
+            return "folder" if base_folder(path) == path else "adapter"
+        self.policy = None
+        refuse_other_weights(self._shapes, weights.shapes(), path)
+        for name, tensor in weights.tensors():
+            held[name].copy_(tensor)
+        self.policy = policy
+        return weights.road
 
     def _ready(self) -> PolicyRef:
         if self.policy is None:

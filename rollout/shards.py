@@ -1,4 +1,4 @@
-"""What other packages may use of rollout's files: durable writes, checked reads, completion groups, and rows."""
+"""What other packages may use of rollout's files: durable writes, checked reads, completion groups, rows, weights."""
 
 from rollout.adapter import ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterBase, adapter_base, base_folder
 from rollout.attempt import attempt_environment, attempt_file, newest_attempt, work_for
@@ -31,7 +31,9 @@ from rollout.groups import (
     write_groups,
 )
 from rollout.rows import read_rows
+from rollout.shared_weights import WeightOffer, ask_for_offers, offered_weights
 from rollout.storage import Folder, Storage
+from rollout.weight_source import WeightSource, folder_source
 from rollout.weights import linear_layers
 
 __all__ = [
@@ -46,13 +48,17 @@ __all__ = [
     "AdapterBase",
     "Folder",
     "Storage",
+    "WeightOffer",
+    "WeightSource",
     "adapter_base",
     "arrays_of",
+    "ask_for_offers",
     "attempt_environment",
     "attempt_file",
     "base_folder",
     "discard",
     "find_shards",
+    "folder_source",
     "hash_file",
     "hash_json",
     "hash_policy",
@@ -60,6 +66,7 @@ __all__ = [
     "linear_layers",
     "list_column",
     "newest_attempt",
+    "offered_weights",
     "publish",
     "read_groups",
     "read_json",

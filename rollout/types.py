@@ -21,6 +21,7 @@ Logps = npt.NDArray[np.float32]
 PolicyKind = Literal["full", "adapter"]
 FinishReason = Literal["stop", "length", "abort"]
 Change = Literal["identity", "per_round", "operational"]
+Road = Literal["folder", "shared_memory", "adapter"]  # by which new weights reached an engine
 
 
 class Settings(BaseModel):
@@ -175,8 +176,9 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What a change of weights cost one engine."""
+    """What a change of weights cost one engine, and by which road they came."""
 
     version: int
     seconds: float
     size_bytes: int
+    road: Road = "folder"

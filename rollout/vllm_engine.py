@@ -27,11 +27,13 @@ from rollout.types import (
     LoadReport,
     Logps,
     PolicyRef,
+    Road,
     Sampling,
     TokenIds,
     TokenSequence,
     WeightSpan,
 )
+from rollout.weight_source import WeightSource, folder_source
 from rollout.weights import linear_layers, refuse_other_weights, weight_shapes, weights_size_bytes
 
 _CPU_KV_CACHE_GIB = 1.0
@@ -91,7 +93,7 @@ class VllmEngine:
         await self._wait(self._stepper.ready, self._settings.start_timeout_s, f"start with policy v{policy.version}")
         self._policy = policy
 
-    async def load(self, policy: PolicyRef, path: Path) -> LoadReport:
+    async def load(self, policy: PolicyRef, path: Path, weights: WeightSource | None = None) -> LoadReport:
         stepper, started = self._running(), time.monotonic()
         self._policy = None
         base = base_folder(path)
@@ -100,15 +102,15 @@ class VllmEngine:
             # A running vLLM engine neither gains room for adapters nor changes whole weights under them.
             await self.close()
             await self.start(policy, path)
-            size_bytes = weights_size_bytes(path)
-            return LoadReport(version=policy.version, seconds=time.monotonic() - started, size_bytes=size_bytes)
+            return _report(policy, "folder", weights_size_bytes(path), started)
+        source = weights or folder_source(path)
 
         def replace(engine: Any) -> None:
             if self._lora_rank:
                 self._switch_adapter(engine, policy, path)
             else:
-                refuse_other_weights(self._shapes, weight_shapes(path), path)
-                engine.collective_rpc("load_policy", args=(str(path),))
+                refuse_other_weights(self._shapes, source.shapes(), path)
+                engine.collective_rpc("load_policy", args=(source,))
             # What was computed under the old weights goes: cached prefixes, the KV of running completions (they are
             # prefilled again and go on), tokens still on their way, and scores, which are of one policy only.
             engine.reset_prefix_cache(reset_running_requests=True)
@@ -117,9 +119,7 @@ class VllmEngine:
 
         await self._wait(stepper.call(replace), self._settings.sync_timeout_s, f"load of policy v{policy.version}")
         self._base, self._policy = base, policy
-        return LoadReport(
-            version=policy.version, seconds=time.monotonic() - started, size_bytes=weights_size_bytes(path)
-        )
+        return _report(policy, "adapter" if self._lora_rank else source.road, source.size_bytes, started)
 
     async def generate(self, prompt_token_ids: TokenIds, sampling: Sampling, *, key: str) -> tuple[Completion, ...]:
         budget = completion_budget(len(prompt_token_ids), sampling, self.context_tokens)
@@ -277,6 +277,10 @@ def _completion(output: Any, *, index: int) -> Completion:
             for span in output.weight_versions or ()
         ),
     )
+
+
+def _report(policy: PolicyRef, road: Road, size_bytes: int, started: float) -> LoadReport:
+    return LoadReport(version=policy.version, seconds=time.monotonic() - started, size_bytes=size_bytes, road=road)
 
 
 def _stream_seed(seed: int, name: str, version: int) -> int:

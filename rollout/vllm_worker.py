@@ -1,13 +1,8 @@
-"""What Rondo adds to vLLM's worker, in whichever process that runs: new weights in place, from a policy folder."""
+"""What Rondo adds to vLLM's worker, in whichever process that runs: new weights in place."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from torch import Tensor
-
-from rollout.weights import weight_files
+from rollout.weight_source import WeightSource
 
 
 class PolicyLoading:
@@ -15,10 +10,10 @@ class PolicyLoading:
 
     model_runner: Any
 
-    def load_policy(self, folder: str) -> None:
-        """Replace all weights by those of a folder. If it raises, the weights are a mixture and must not be used."""
+    def load_policy(self, weights: WeightSource) -> None:
+        """Replace all weights by these. If it raises, what is in place is a mixture and must not be used."""
         # Through getattr: the worker's own method, which a declaration here would hide from vLLM's check for clashes.
-        getattr(self, "reload_weights")(weights_iterator=_tensors(Path(folder)))  # noqa: B009
+        getattr(self, "reload_weights")(weights_iterator=weights.tensors())  # noqa: B009
         for module in self.model_runner.get_model().modules():
             _pack_again(module)
 
@@ -30,13 +25,6 @@ class PolicyLoading:
         """
         for request in getattr(self.model_runner, "requests", {}).values():
             request.lora_request = adapter
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                yield name, file.get_tensor(name)
 
 
 def _pack_again(module: Any) -> None:

@@ -1,6 +1,7 @@
 """The weight files of a policy folder, looked at without loading them."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -26,14 +27,24 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
     A tied output matrix is the embedding under another name: some writers store it, some do not, so it is left out.
     """
-    tied = json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", False)
+    return tied_away(file_shapes(weight_files(folder)), folder)
+
+
+def file_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of some weight files. Raises IntegrityError on a file that is cut off."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(folder):
+    for path in files:
         try:
             with safe_open(path, framework="np") as file:
                 shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise IntegrityError(f"{path} is not a whole safetensors file: {error}") from error
+    return shapes
+
+
+def tied_away(shapes: dict[str, tuple[int, ...]], folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes without that of an output matrix which the folder's configuration says is tied to the embedding."""
+    tied = json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", False)
     return {name: shape for name, shape in shapes.items() if not (tied and name == "lm_head.weight")}
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rollout.engine import Engine
 from rollout.errors import DataError, InfraError, IntegrityError
 from rollout.files import hash_policy, read_json
 from rollout.groups import write_groups
+from rollout.shared_weights import ask_for_offers, offered_weights
 from rollout.types import (
     ENGINE_CRASHED,
     Completion,
@@ -28,6 +29,7 @@ from rollout.types import (
     Sampling,
     TokenSequence,
 )
+from rollout.weight_source import WeightSource
 
 
 class RolloutWorker:
@@ -45,6 +47,8 @@ class RolloutWorker:
         self._chunks: dict[Path, asyncio.Lock] = {}
         self._progress = Progress()
         self._checked_base: tuple[Path, str] | None = None
+        if settings.weight_sync == "auto":
+            ask_for_offers(run_dir)
 
     async def start(self, policy: PolicyRef) -> None:
         """Make the engine ready to sample from a policy, whatever state it is in.
@@ -56,9 +60,14 @@ class RolloutWorker:
                 await self._engine.start(policy, await self._checked_folder(policy))
 
     async def load(self, policy: PolicyRef) -> LoadReport:
-        """Change the weights of a running engine; raises what start() raises."""
+        """Change the weights of a running engine, from memory that the learner shares or from the policy's folder.
+
+        Raises what start() raises.
+        """
         async with self._changing:
-            return await self._engine.load(policy, await self._checked_folder(policy))
+            with self._offered(policy) as weights:
+                folder = self._run_dir / policy.path if weights else await self._checked_folder(policy)
+                return await self._engine.load(policy, folder, weights)
 
     async def generate(self, chunk: PromptChunk, policy: PolicyRef, sampling: Sampling) -> GroupShard:
         """Sample the groups of a chunk and make them durable, in the order of its prompts.
@@ -111,6 +120,14 @@ class RolloutWorker:
             self._refuse_other_policy(policy)
             answers = await _all([self._group(chunk, prompt, sampling) for prompt in chunk.prompts])
             return await asyncio.to_thread(self._write, manifest, chunk, policy, sampling, answers)
+
+    def _offered(self, policy: PolicyRef) -> AbstractContextManager[WeightSource | None]:
+        """What the learner shares, if this engine can take it in place: one with adapters goes by folders."""
+        held = self._engine.policy
+        in_place = held is not None and held.kind == "full" and self._settings.max_lora_rank is None
+        if self._settings.weight_sync == "folder" or not in_place:
+            return nullcontext()
+        return offered_weights(self._run_dir, policy, self._run_dir / policy.path)
 
     async def _checked_folder(self, policy: PolicyRef) -> Path:
         folder = self._run_dir / policy.path

@@ -179,7 +179,12 @@ class EnginePool:
             return
         if isinstance(answer, LoadReport):
             self._observer.record(
-                "sync", engine=engine.index, version=answer.version, load_s=answer.seconds, size_bytes=answer.size_bytes
+                "sync",
+                engine=engine.index,
+                version=answer.version,
+                road=answer.road,
+                load_s=answer.seconds,
+                size_bytes=answer.size_bytes,
             )
         engine.state, engine.call, engine.deadline = "ready", None, math.inf
         self._failures.pop(engine.index, None)

@@ -22,7 +22,7 @@ from rollout.types import ENGINE_CRASHED, GroupShard, Logps, PolicyRef, PromptCh
 class RayRollout:
     """Engines as Ray actors; chunks go to whichever engine has room."""
 
-    def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
+    def __init__(self, run: RunDir, config: RunConfig, observer: Observer, *, actor: Any = RolloutActor) -> None:
         settings = config.engines
         self._run, self._settings, self._observer = run, settings, observer
         self._calls = Calls(observer)
@@ -32,12 +32,12 @@ class RayRollout:
         if gpus is None:
             gpus = settings.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
         # An engine that died is replaced by the pool, which knows what its successor has to be told.
-        actor = actor_of(RolloutActor).options(
+        configured = actor_of(actor).options(
             num_cpus=settings.cpus_per_engine, num_gpus=gpus, max_restarts=0, runtime_env=QUIET_THREADS
         )
 
         def make(index: int) -> Any:
-            return actor.remote(
+            return configured.remote(
                 index=index,
                 settings=settings,
                 run_dir=str(run.root),

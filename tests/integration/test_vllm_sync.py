@@ -15,6 +15,7 @@ from learner.model import load_model
 from rollout.config import RolloutConfig
 from rollout.errors import InfraError, IntegrityError
 from rollout.shards import base_folder, write_json
+from rollout.shared_weights import WeightOffer, ask_for_offers, offered_weights
 from rollout.types import PolicyRef, Sampling, TokenSequence
 from rollout.vllm_engine import VllmEngine
 from tests.support.tiny_adapter import make_tiny_adapter
@@ -80,7 +81,7 @@ def teacher_forced(model, prompt, token_ids):
     return logps[np.arange(len(token_ids)), token_ids], logps.argmax(-1)
 
 
-async def test_after_every_update_the_engine_is_as_good_as_a_fresh_one(folders, models, settings):
+async def test_after_every_update_the_engine_is_as_good_as_a_fresh_one(folders, models, settings, tmp_path):
     fresh = {}
     for version in VERSIONS:
         engine = make_engine(**settings)
@@ -89,9 +90,15 @@ async def test_after_every_update_the_engine_is_as_good_as_a_fresh_one(folders, 
         await engine.close()
     engine = make_engine(**settings)
     await engine.start(ref(0), folders[0])
-    for version in [0, 1, 2, 3, 1, 0]:
+    offer = WeightOffer(tmp_path)
+    ask_for_offers(tmp_path)
+    for version, road in [(0, "folder"), (1, "folder"), (2, "shared"), (3, "shared"), (1, "folder"), (0, "shared")]:
         if engine.policy != ref(version):
-            await engine.load(ref(version), folders[version])
+            if road == "shared":
+                offer.make(ref(version), folders[version])
+            with offered_weights(tmp_path, ref(version), folders[version]) as weights:
+                report = await engine.load(ref(version), folders[version], None if settings else weights)
+            assert report.road == ("adapter" if settings else {"shared": "shared_memory"}.get(road, road))
         for prompt, ours, theirs in zip(PROMPTS, await answers(engine), fresh[version], strict=True):
             assert ours.token_ids.tolist() == theirs.token_ids.tolist()
             np.testing.assert_allclose(ours.logps, theirs.logps, atol=TOLERANCE)
