@@ -1,6 +1,6 @@
 """Pairs for the next round while this one is learnt: what max_policy_lag allows, and no more than one round of it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -21,6 +21,7 @@ class Ahead:
 
     def __init__(self, journal: Journal, cluster: Cluster, prompts: tuple[Prompt, ...], observer: Observer) -> None:
         self._journal, self._cluster, self._prompts, self._observer = journal, cluster, prompts, observer
+        self._by_id = {prompt.prompt_id: prompt for prompt in prompts}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._begun: dict[int, Future[tuple[PairShard, ...]]] = {}
 
@@ -56,7 +57,7 @@ class Ahead:
             begun.result()
 
     def _build(self, round_id: int, policy: PolicyRef) -> tuple[PairShard, ...]:
-        chunks = chunk_prompts(self._journal, round_id, self._prompts)
+        chunks = chunk_prompts(self._journal, round_id, self._by_id)
         sampling = self._journal.run.config_at(round_id).rollout.sampling
         with self._observer.stage(round_id, "generate", total=sum(len(chunk.prompts) for chunk in chunks)):
             groups = self._cluster.rollout.generate(chunks, policy=policy, sampling=sampling)
@@ -68,9 +69,8 @@ class Ahead:
             self._observer.check_stop()
 
 
-def chunk_prompts(journal: Journal, round_id: int, prompts: tuple[Prompt, ...]) -> list[PromptChunk]:
+def chunk_prompts(journal: Journal, round_id: int, by_id: Mapping[str, Prompt]) -> list[PromptChunk]:
     """The round's drawn prompts in fixed chunks, so that a rerun makes the same shards."""
-    by_id = {prompt.prompt_id: prompt for prompt in prompts}
     drawn = [by_id.get(prompt_id) for prompt_id in journal.drawn(round_id)]
     known = [prompt for prompt in drawn if prompt is not None]
     if len(known) < len(drawn):

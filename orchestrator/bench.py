@@ -40,9 +40,16 @@ def announce(doing: str) -> None:
 
 
 def compared(
-    name: str, ours: Sequence[float], peers: Sequence[float], *, unit: str, peer: str, floor: float | None = None
+    name: str,
+    ours: Sequence[float],
+    peers: Sequence[float],
+    *,
+    unit: str,
+    peer: str,
+    floor: float | None = None,
+    better: Literal["higher", "lower"] = "higher",
 ) -> Row:
-    """A row for figures taken in turns (ours, peer's, ours, ...), higher being better."""
+    """A row for figures taken in turns (ours, peer's, ours, ...)."""
     ratios = np.asarray(ours) / np.asarray(peers)
     draws = np.random.default_rng(0).integers(0, len(ratios), size=(_NUM_RESAMPLES, len(ratios)))
     low, high = np.quantile(np.median(ratios[draws], axis=1), [0.025, 0.975])
@@ -50,7 +57,7 @@ def compared(
         name=name,
         value=float(np.median(ours)),
         unit=unit,
-        better="higher",
+        better=better,
         peer=peer,
         peer_value=float(np.median(peers)),
         ratio=float(np.median(ratios)),

@@ -68,6 +68,42 @@ def bench_cluster(as_json: Json = False) -> None:
     _print_bench(measure(), as_json)
 
 
+@bench_app.command("driver")
+def bench_driver(
+    as_json: Json = False,
+    pairs: Annotated[
+        list[int] | None, typer.Option(help="Pairs of a large round, may be repeated.", show_default="100k and 1M")
+    ] = None,
+) -> None:
+    """Bookkeeping of a tiny round, and the driver's time and memory in rounds of very many pairs."""
+    from orchestrator.bench_driver import NUM_PAIRS
+    from orchestrator.bench_driver import bench_driver as measure
+
+    _print_bench(measure(num_pairs=tuple(pairs or NUM_PAIRS)), as_json)
+
+
+@bench_app.command("sync")
+def bench_sync(
+    as_json: Json = False,
+    rounds: Annotated[bool, typer.Option(help="Also whole rounds, for the share of them that it takes.")] = True,
+) -> None:
+    """New weights by each road at 60 M parameters, against memcpy of the same bytes."""
+    from orchestrator.bench_sync import bench_sync as measure
+
+    _print_bench(measure(rounds=rounds), as_json)
+
+
+@bench_app.command("overlap")
+def bench_overlap(
+    as_json: Json = False,
+    real: Annotated[bool, typer.Option("--real", help="Also real stages, a core each for two of them.")] = False,
+) -> None:
+    """Rounds with a policy lag of 1 against the longer of what then runs side by side."""
+    from orchestrator.bench_overlap import bench_overlap as measure
+
+    _print_bench(measure(real=real), as_json)
+
+
 @bench_app.command("label")
 def bench_label(
     queue_url: Annotated[

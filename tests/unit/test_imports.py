@@ -36,6 +36,7 @@ ONLY_IN = {
         "orchestrator/cluster/ranks.py",
         "orchestrator/cluster/rollout.py",
         "orchestrator/cluster/session.py",
+        "orchestrator/cluster/simulated.py",
     },
 }
 

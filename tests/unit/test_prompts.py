@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.errors import UsageError
-from rollout.prompts import draw, prompt_id, prompt_set_hash, refuse_overlap
+from rollout.prompts import PromptOrder, draw, prompt_id, prompt_set_hash, refuse_overlap
 from rollout.types import Prompt
 
 
@@ -41,6 +41,17 @@ def test_draw_is_a_pure_function_of_the_set_and_the_history(game, shuffle):
     shuffled = list(prompts)
     shuffle.shuffle(shuffled)
     assert play(shuffled, num, num_rounds, seed) == drawn
+
+
+@given(game=games(), num_new=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_an_order_that_is_kept_goes_on_as_one_that_is_made_anew(game, num_new):
+    size, num, num_rounds, seed = game
+    history = play(make_set(size), num, num_rounds, seed)
+    prompts = make_set(size + num_new)
+    order = PromptOrder(prompts, seed=seed, drawn=history)
+    kept = [[prompt.prompt_id for prompt in order.draw(num)] for _ in range(7)]
+    assert kept == play(prompts, num, 7, seed, drawn=history)[num_rounds:]
 
 
 @given(game=games())
