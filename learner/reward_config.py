@@ -19,6 +19,11 @@ class RewardModelConfig(Settings):
     )
     adam_betas: tuple[AdamBeta, AdamBeta] = setting((0.9, 0.999), change="per_round", doc="AdamW's moment decays")
     max_grad_norm: float = setting(1.0, change="per_round", gt=0, doc="gradients are clipped to this global norm")
+    freeze_embeddings: bool = setting(
+        False,
+        change="per_round",
+        doc="leave the input embeddings as they are: few pairs teach words that they happen to hold, and no others",
+    )
     centre_coefficient: float = setting(
         0.01, change="per_round", ge=0, doc="weight of (r_chosen + r_rejected)^2, which keeps rewards around zero"
     )

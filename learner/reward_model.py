@@ -157,7 +157,8 @@ def train_steps(
         for epoch in range(settings.num_epochs)
         for batch in plan(lengths, batch_rows=settings.batch_pairs, seed=settings.seed, epoch=epoch)
     ]
-    parameters = list(model.parameters())
+    model.get_input_embeddings().requires_grad_(not settings.freeze_embeddings)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(parameters, as_learner(settings))
     for step, rows in enumerate(steps, start=1):
         share = rate_share(step, len(steps), schedule=settings.schedule, warmup_share=settings.warmup_share)

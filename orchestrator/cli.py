@@ -209,6 +209,7 @@ def reward_model_fit(
     batch_pairs: Annotated[int | None, typer.Option(help="Pairs an optimizer step.", show_default="64")] = None,
     held_out_share: Annotated[float | None, typer.Option(help="Of the pairs, by prompt.", show_default="0.1")] = None,
     seed: Annotated[int | None, typer.Option(help="Of split, order and head.", show_default="17")] = None,
+    freeze_embeddings: Annotated[bool, typer.Option(help="Leave words as they are: for few pairs.")] = False,
     max_pairs: Annotated[int | None, typer.Option(help="Use no more pairs.", show_default="all")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a dialogue.", show_default="context")] = None,
     as_json: Json = False,
@@ -226,6 +227,7 @@ def reward_model_fit(
         batch_pairs=batch_pairs,
         held_out_share=held_out_share,
         seed=seed,
+        freeze_embeddings=freeze_embeddings,
         max_pairs=max_pairs,
         max_length=max_length,
     )

@@ -69,6 +69,7 @@ def quickstart_reward(quickstart, tmp_path_factory) -> FittedReward:
     """What the heading of configs/quickstart-reward-model.yaml says to fit."""
     folder = tmp_path_factory.mktemp("reward") / "model"
     settings = ("--epochs", "3", "--learning-rate", "5e-4", "--batch-pairs", "16", "--held-out-share", "0.25")
+    settings += ("--freeze-embeddings",)
     paths = (str(quickstart.root), "--model", str(quickstart.root / "policies/v0000"), "--out", str(folder))
     code, out, err = rondo("reward-model", "fit", *paths, *settings, "--json", timeout_s=1200)
     assert code == 0, err

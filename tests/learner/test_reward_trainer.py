@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from judge.reward.config import RewardModelBackend
@@ -173,6 +174,19 @@ def test_equal_inputs_give_equal_files(fitted, policy, preferences, tmp_path):
     fit([preferences], policy, tmp_path / "again", SETTINGS)
     for path in sorted(out.iterdir()):
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_frozen_embeddings_stay_and_the_rest_learns(policy, preferences, fitted, tmp_path):
+    settings = SETTINGS.model_copy(update={"freeze_embeddings": True})
+    _, report = fit([preferences], policy, tmp_path / "out", settings)
+    before, after = load_file(policy / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    unfrozen = load_file(fitted[0] / "model.safetensors")
+    [words] = [name for name in after if "embed_tokens" in name]
+    assert torch.equal(after[words], before[words])
+    assert not torch.equal(unfrozen[words], before[words])
+    moved = [name for name in after if name in before and not torch.equal(after[name], before[name])]
+    assert len(moved) == len(after) - 2, "all but the embeddings and the new head, which the policy has not"
+    assert report.held_out.accuracy == 1.0
 
 
 def test_a_reward_model_can_be_fitted_further(fitted, preferences, tmp_path):
