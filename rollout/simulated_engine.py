@@ -12,6 +12,7 @@ from rollout.config import RolloutConfig
 from rollout.engine import completion_budget, context_tokens
 from rollout.errors import InfraError
 from rollout.types import Completion, LoadReport, Logps, PolicyRef, Sampling, TokenIds, TokenSequence, WeightSpan
+from rollout.weight_source import WeightSource
 
 # Seconds in which every running completion gains one token.
 STEP_S = 0.01
@@ -42,7 +43,7 @@ class SimulatedEngine:
         if self.policy != policy:
             await self.load(policy, path)
 
-    async def load(self, policy: PolicyRef, path: Path) -> LoadReport:
+    async def load(self, policy: PolicyRef, path: Path, weights: WeightSource | None = None) -> LoadReport:
         started = time.monotonic()
         self.context_tokens = context_tokens(path, self._settings.max_model_len)
         self.policy = policy

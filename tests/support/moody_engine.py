@@ -25,13 +25,13 @@ class MoodyEngine(ReferenceEngine):
         await super().start(policy, path)
         (path.parent / f"pid-{self._index}").write_text(str(os.getpid()))
 
-    async def load(self, policy, path: Path):
+    async def load(self, policy, path: Path, weights=None):
         if self._heeds(path.parent / f"hangs-{self._index}"):
             await asyncio.sleep(3600)
         if self._heeds(path.parent / f"fails-{self._index}"):
             self.policy = None
             raise InfraError("half of the weights fell off")
-        return await super().load(policy, path)
+        return await super().load(policy, path, weights)
 
     async def generate(self, prompt_token_ids, sampling, *, key):
         if self._poison.exists() and key.endswith(self._poison.read_text()):
