@@ -29,7 +29,6 @@ def matrices(root, version):
         (2, {"lora": LORA, **SMALL_PASSES}, {}),
         (4, {"lora": ALONE, **SMALL_PASSES}, {"num_shards": 2, "gather_once": True}),
         (2, {"lora": ALONE, "reference": "ema", "ema_steps": 1}, {}),
-        (2, {"lora": ALONE, "loss": "kto", "activation_checkpointing": "blocks"}, {}),
     ],
     ids=str,
 )
@@ -57,6 +56,7 @@ def test_base_weights_in_bfloat16_learn_alike(tmp_path):
     _, steps, _, of_ranks = one_and_many(tmp_path, settings, num_ranks=2)
     for ((own_steps, _),) in of_ranks:
         assert [s["loss"] for s in own_steps] == pytest.approx([s["loss"] for s in steps], abs=1e-2)
+        assert [s["grad_norm"] for s in own_steps] == pytest.approx([s["grad_norm"] for s in steps], rel=0.05)
 
 
 def test_an_adapter_goes_on_with_any_number_of_ranks(tmp_path):

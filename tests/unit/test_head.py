@@ -102,3 +102,16 @@ def test_certainty_by_hand():
     assert found.certainty_N.item() == pytest.approx(torch.tensor(3 / 8).log().item(), abs=1e-7)
     sure = token_logps(1e3 * torch.ones(1, 1), weight_VD.float(), None, torch.tensor([1]), certainty=True)
     assert sure.certainty_N.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_one_tile_is_kept_for_the_backward_pass_and_a_second_one_computes_it_again():
+    hidden_ND, weight_VD, bias_V, targets_N = operands(num=5, size=2, vocab=7)
+    inputs, found = (hidden_ND, weight_VD, bias_V), []
+    for tile_elements in (5 * 7, 5 * 7 - 1):
+        loss = linear_logps(*inputs, targets_N, tile_elements=tile_elements).square().sum()
+        for _ in range(2):
+            found.append(torch.autograd.grad(loss, inputs, retain_graph=True))
+    assert all(map(torch.equal, found[0], found[1]))
+    for gradients in found[1:]:
+        for ours, first in zip(gradients, found[0], strict=True):
+            torch.testing.assert_close(ours, first, atol=1e-12, rtol=0)
