@@ -49,7 +49,7 @@ class Adapter:
         """The base: the same weights without the adapter."""
         for layer in self.layers.values():
             layer.enable_adapters(False)
-            # peft freezes what it switches off; FSDP would go by that for good, were it the first that it sees.
+            # peft freezes what it switches off, and FSDP takes the dtype of sums from what is trainable when it begins.
             for part in layer.adapter_layer_names:
                 getattr(layer, part).requires_grad_(True)
         try:

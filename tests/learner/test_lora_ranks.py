@@ -1,7 +1,9 @@
 """Ranks that hold a frozen base and its adapter together learn, publish and go on as one does."""
 
+import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -12,10 +14,12 @@ from rollout.shards import hash_file
 from rollout.types import PolicyRef
 from tests.learner.test_ranks import NUM_PAIRS, SMALL_PASSES, assert_close, fresh, one_and_many, rounds, weights
 from tests.support.rank_processes import on_ranks
-from tests.support.tiny_learner import base_of
+from tests.support.tiny_learner import base_of, learn, worker
+from tests.support.tiny_models import random_sequences
 from tests.support.tiny_pairs import random_pairs, write_pair_shard
 
 LORA = {"rank": 4, "alpha": 8}
+TREES = [(3, [7, 2, 5]), (1, [1, 4])]
 ALONE = {**LORA, "publish": "adapter"}
 
 
@@ -82,7 +86,8 @@ def test_an_adapter_goes_on_with_any_number_of_ranks(tmp_path):
 
 
 def test_ranks_that_go_on_are_those_that_were_never_stopped(tmp_path):
-    settings = {"lora": ALONE}
+    """In bf16: ranks that go on see the adapter switched off first, and sum its gradients in float32 all the same."""
+    settings = {"lora": ALONE, "compute_dtype": "bfloat16"}
     files = ["learner/0001/state.json", "policies/v0002/adapter_model.safetensors"]
     found = []
     for name, restarts in (("undisturbed", [(0, 1)]), ("twice", [(0,), (1,)])):
@@ -93,6 +98,27 @@ def test_ranks_that_go_on_are_those_that_were_never_stopped(tmp_path):
             policy = on_ranks(2, rounds, root, [shards[r] for r in own], policy, settings)[0][-1][1].policy_out
         found.append([hash_file(root / file) for file in files])
     assert found[0] == found[1]
+
+
+def scores_of_all(ranks, root, shards, first, settings):
+    """Log-probabilities under the base, under the first round's adapter and under the second's, which is resident."""
+    learner, policies = worker(root, ranks=ranks, **settings), [first]
+    for shard in shards:
+        _, update = learn(learner, round_id=shard.round_id, shards=[shard], policy_in=policies[-1])
+        policies.append(update.policy_out)
+    return [np.concatenate(learner.score(random_sequences(TREES), policy=policy)) for policy in policies]
+
+
+def test_any_adapter_of_the_run_is_scored_in_the_one_model(tmp_path):
+    found = []
+    for name in ("one", "many"):
+        root = fresh(tmp_path / name)
+        shards = [write_pair_shard(root, random_pairs(4, round_id=r), round_id=r) for r in (0, 1)]
+        arguments = (root, shards, base_of(root), {"lora": ALONE, "num_epochs": 4})
+        found.append(scores_of_all(None, *arguments) if name == "one" else on_ranks(2, scores_of_all, *arguments)[1])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+    assert min(np.abs(a - b).max() for a, b in itertools.pairwise(found[0])) > 1e-2
 
 
 def test_four_bits_on_many_ranks_are_refused():
