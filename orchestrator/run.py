@@ -24,6 +24,7 @@ from orchestrator.loop import run_rounds
 from orchestrator.observer import Observer
 from orchestrator.people import prepare_queue
 from orchestrator.preflight import Inputs, check_encoder, check_inputs
+from orchestrator.report.page import write_report
 from orchestrator.retention import refuse_deleted
 from orchestrator.rundir import RunDir, open_run
 from orchestrator.scoreboard.standings import rank_rounds
@@ -32,7 +33,7 @@ from orchestrator.tables import samples, scoreboard_table
 from orchestrator.telemetry.json_log import JsonLog
 from orchestrator.telemetry.trackers import trackers_of
 from orchestrator.telemetry.webhooks import Webhooks, webhook_urls
-from rollout.errors import Stopped, UsageError
+from rollout.errors import InfraError, Stopped, UsageError
 from rollout.types import PolicyRef
 
 
@@ -47,7 +48,9 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
         run_dir = open_run(root.resolve(), config, amend=amend)
         with closing(make_observer(run_dir, console)) as observer:
             lock.when_lost(observer.stop)
-            return _attempt(run_dir, inputs, observer)
+            journal = attempt(run_dir, inputs, observer)
+            _show(journal, observer)
+            return journal
     except UsageError:
         if made_here:
             _take_back(root, config)
@@ -56,8 +59,8 @@ def run(config: RunConfig, root: Path, *, amend: bool = False, console: Console 
         lock.release()
 
 
-def _attempt(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
-    """All stages, and how it ended: in metrics.jsonl, and for the person who watches."""
+def attempt(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
+    """All stages that are not done yet; how it ended stands in metrics.jsonl."""
     observer.record("attempt", state="running")
     for reason, num in sorted(inputs.unusable.items()):
         observer.warn(f"{num} rows of {run_dir.config.prompts.path} cannot be used: {reason}")
@@ -75,6 +78,11 @@ def _attempt(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
     finally:
         stop_ray()
     observer.record("attempt", state="done")
+    return journal
+
+
+def _show(journal: Journal, observer: Observer) -> None:
+    """What a run that is done has found, for the person who watches, and as a page."""
     scoreboard = scoreboard_table(journal.records(), rank_rounds(journal.records()))
     if scoreboard:
         observer.console.print()
@@ -82,8 +90,12 @@ def _attempt(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
     rows = before_and_after(journal, num=3)
     if rows:
         observer.console.print(samples(rows))
-    observer.say(f"\ndone: {run_dir.root}")
-    return journal
+    root = journal.run.root
+    observer.say(f"\ndone: {root}")
+    try:
+        observer.say(f"report: {write_report(root)}")
+    except Exception as error:  # what is done stays done, whatever is the matter with its page
+        observer.warn(f"no report.html ({type(error).__name__}: {error}); `rondo report {root}` tries again")
 
 
 def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
@@ -101,18 +113,30 @@ def _run_stages(run_dir: RunDir, inputs: Inputs, observer: Observer) -> Journal:
             attach_sinks(run_dir, observer)
             _stop_on_signals(observer)  # after Ray, which installs handlers of its own
             prepare_queue(run_dir, inputs)
-            started = connect(run_dir, observer)
+            with observer.stage(None, "place"):
+                started = connect(run_dir, observer)
             started.label_server.start()
             if _needs_making(run_dir):
-                _start_judges(started)
+                _start_judges(started, observer)
             base = _base(run_dir, inputs, started.learner, observer)
             journal = Journal(run_dir, base_policy=base)
             current = _current_policy(journal)
             started.rollout.start(current)
             started.learner.start(base, current)
-            _start_judges(started)
+            _start_judges(started, observer)
         run_rounds(journal, started.cluster, inputs.prompts, inputs.held_out, observer)
+        _record_memory(started, observer)
     return journal
+
+
+def _record_memory(started: Started, observer: Observer) -> None:
+    try:
+        peaks = {**started.rollout.peak_memory(), **started.learner.peak_memory()}
+    except InfraError as error:  # of a run that is done
+        observer.warn(str(error))
+        return
+    for part, peak in peaks.items():
+        observer.record("memory", part=part, **peak)
 
 
 def make_observer(run_dir: RunDir, console: Console | None) -> Observer:
@@ -148,10 +172,11 @@ def _needs_making(run_dir: RunDir) -> bool:
     return existing_base(run_dir.root) is None and (policy.scratch is not None or policy.sft is not None)
 
 
-def _start_judges(started: Started) -> None:
+def _start_judges(started: Started, observer: Observer) -> None:
     """A judge that cannot work is refused before anything expensive; one that has started answers at once."""
-    for judge in started.judges:
-        judge.start()
+    with observer.stage(None, "start judges"):
+        for judge in started.judges:
+            judge.start()
 
 
 def _finished(run_dir: RunDir) -> Journal | None:

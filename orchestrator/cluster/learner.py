@@ -11,9 +11,11 @@ from learner.actor import LearnerActor
 from learner.config import LearnerConfig
 from learner.types import LearnerUpdate, StepMetrics
 from orchestrator.cluster.calls import QUIET_THREADS, START_TIMEOUT_S, Calls, actor_of
+from orchestrator.cluster.memory import peak_memory
 from orchestrator.cluster.ranks import LearnerRanks
 from orchestrator.config import RunConfig
 from orchestrator.observer import Observer
+from orchestrator.placement import learner_gpus
 from orchestrator.rundir import RunDir
 from orchestrator.stages import OnStep
 from rollout.errors import InfraError
@@ -28,9 +30,7 @@ class RayLearner:
 
     def __init__(self, run: RunDir, config: RunConfig, observer: Observer, *, actor: Any = LearnerActor) -> None:
         settings = config.learner
-        gpus = settings.gpus
-        if gpus is None:
-            gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        gpus = learner_gpus(settings, has_gpus=bool(ray.cluster_resources().get("GPU")))
         self._observer, self._settings = observer, settings
         self._calls = Calls(observer)
         self._timeout_s = settings.train_timeout_s
@@ -119,6 +119,12 @@ class RayLearner:
         except InfraError as error:
             raise self._ranks.blame(error) from error
         return logps
+
+    def peak_memory(self) -> dict[str, dict[str, int]]:
+        """The most that each rank's process has taken, in bytes."""
+        ranks = self._ranks.actors
+        names = ["learner"] if len(ranks) == 1 else [f"learner rank {rank}" for rank in range(len(ranks))]
+        return peak_memory(self._calls, dict(zip(names, ranks, strict=True)))
 
     def _ready(self) -> None:
         if self._starting is not None:

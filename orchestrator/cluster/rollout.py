@@ -10,8 +10,10 @@ from orchestrator.cluster.calls import QUIET_THREADS, Calls, actor_of
 from orchestrator.cluster.chunk_queue import ChunkQueue
 from orchestrator.cluster.dispatch import Dispatch
 from orchestrator.cluster.engine_pool import EnginePool
+from orchestrator.cluster.memory import peak_memory
 from orchestrator.config import RunConfig
 from orchestrator.observer import Observer
+from orchestrator.placement import engine_gpus
 from orchestrator.rundir import RunDir
 from rollout.actor import RolloutActor
 from rollout.errors import InfraError
@@ -28,9 +30,7 @@ class RayRollout:
         self._calls = Calls(observer)
         self._ever_ready = False
         self._quarantined: set[str] = set()  # prompts that have crashed engines, which later chunks leave out
-        gpus = settings.gpus_per_engine
-        if gpus is None:
-            gpus = settings.tensor_parallel_size if ray.cluster_resources().get("GPU") else 0
+        gpus = engine_gpus(settings, has_gpus=bool(ray.cluster_resources().get("GPU")))
         # An engine that died is replaced by the pool, which knows what its successor has to be told.
         configured = actor_of(actor).options(
             num_cpus=settings.cpus_per_engine, num_gpus=gpus, max_restarts=0, runtime_env=QUIET_THREADS
@@ -108,6 +108,10 @@ class RayRollout:
             else:
                 return logps
         raise AssertionError
+
+    def peak_memory(self) -> dict[str, dict[str, int]]:
+        """The most that each engine's process has taken, in bytes."""
+        return peak_memory(self._calls, {f"engine {engine.index}": engine.actor for engine in self._pool.ready})
 
     def close(self) -> None:
         """End every engine, so that others have their room."""

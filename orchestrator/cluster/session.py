@@ -49,6 +49,12 @@ def _start_local(config: ClusterConfig, common: dict[str, Any]) -> None:
     )
 
 
+def cluster_resources() -> dict[str, float]:
+    """CPUs and GPUs of the cluster, those in use too."""
+    found = ray.cluster_resources()
+    return {name: float(found.get(name, 0)) for name in ("CPU", "GPU")}
+
+
 def stop_ray() -> None:
     """Leave the cluster; a local one ends with it."""
     ray.shutdown()
