@@ -58,11 +58,18 @@ def run(
     run_dir: Annotated[Path | None, typer.Option(help="Default: runs/<name of the configuration>.")] = None,
     overrides: Overrides = None,
     amend: Annotated[bool, typer.Option(help="Let per-round settings change from the next unopened round on.")] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="One tiny round through every stage beside it, a verdict on each.")
+    ] = False,
 ) -> None:
     """Run, or resume, to the end; prints a table a round."""
     from orchestrator import run as runner
 
     root = run_dir or Path("runs") / config.stem
+    if rehearse:
+        from orchestrator.rehearsal.rehearse import rehearse as works
+
+        raise typer.Exit(0 if works(load_config(config, overrides), root) else 1)
     runner.run(load_config(config, overrides), root, amend=amend)
 
 

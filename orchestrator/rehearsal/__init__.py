@@ -1,0 +1,1 @@
+"""A rehearsal: one tiny round through every stage, on the hardware at hand."""
