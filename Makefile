@@ -41,6 +41,7 @@ test: check
 bench: setup
 	$(BIN)/rondo bench rollout
 	$(BIN)/rondo bench loop
+	$(BIN)/rondo bench plan
 	$(BIN)/rondo bench judge
 	$(BIN)/rondo bench reward
 	$(BIN)/rondo bench learner

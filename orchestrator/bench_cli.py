@@ -68,6 +68,14 @@ def bench_cluster(as_json: Json = False) -> None:
     _print_bench(measure(), as_json)
 
 
+@bench_app.command("plan")
+def bench_plan(as_json: Json = False) -> None:
+    """Measure a profile for `rondo plan` on small runs, and hold its prediction against a run of another size."""
+    from orchestrator.bench_plan import bench_plan as measure
+
+    _print_bench(measure(), as_json)
+
+
 @bench_app.command("driver")
 def bench_driver(
     as_json: Json = False,

@@ -1,4 +1,7 @@
-"""`rondo bench loop`: pairs/s of whole rounds and the seconds in each stage, on the real stack."""
+"""`rondo bench loop`: pairs/s of whole rounds and the seconds in each stage, on the real stack.
+
+Its object also holds a `profile` for `rondo plan`, which is good for the same policy with more or less to do.
+"""
 
 import subprocess
 import sys
@@ -13,6 +16,7 @@ from orchestrator.base import BASE_PATH
 from orchestrator.bench import Row, announce, report
 from orchestrator.bench_rollout import bench_config
 from orchestrator.config import RunConfig
+from orchestrator.plan.measured import fit_profile, measure
 from orchestrator.status import STAGES, status
 from rollout.errors import InfraError
 
@@ -34,6 +38,7 @@ def bench_loop() -> dict[str, Any]:
         announce(f"loop: {_NUM_ROUNDS} rounds from that policy")
         rondo_run(config, root / "run")
         found = status(root / "run")
+        profile = fit_profile([measure(root / "run")])
     rounds = found["rounds"][1:]
     rows = [
         Row(
@@ -59,7 +64,7 @@ def bench_loop() -> dict[str, Any]:
         )
         for stage in STAGES
     ]
-    return report("loop", rows)
+    return {**report("loop", rows), "profile": profile.plain()}
 
 
 def rondo_run(config: RunConfig, root: Path) -> None:

@@ -14,6 +14,7 @@ from orchestrator.bench_cli import bench_app
 from orchestrator.config import RunConfig, load_config
 from orchestrator.fork_cli import fork
 from orchestrator.label_cli import label_app
+from orchestrator.plan.command import plan
 from orchestrator.printing import print_json, standard_output
 from orchestrator.report.command import report
 from rollout.errors import RondoError, Stopped, UsageError, is_disk_full
@@ -45,6 +46,7 @@ reward_model_app = typer.Typer(no_args_is_help=True, help="Reward models out of 
 app.add_typer(reward_model_app, name="reward-model")
 app.command()(fork)
 app.command()(report)
+app.command()(plan)
 
 Config = Annotated[Path, typer.Argument(help="YAML file; configs/ holds examples.", show_default=False)]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]

@@ -1,0 +1,1 @@
+"""A run's placement, memory and time, predicted before any of its hardware is there."""
