@@ -103,9 +103,9 @@ class VllmEngine:
             await self.close()
             await self.start(policy, path)
             return _report(policy, "folder", weights_size_bytes(path), started)
-        source = weights or folder_source(path)
 
-        def replace(engine: Any) -> None:
+        def replace(engine: Any) -> WeightSource:
+            source = weights or folder_source(path)
             if self._lora_rank:
                 self._switch_adapter(engine, policy, path)
             else:
@@ -116,8 +116,10 @@ class VllmEngine:
             engine.reset_prefix_cache(reset_running_requests=True)
             engine.set_weight_version(str(policy.version))
             stepper.restart_requests(engine, _SCORE)
+            return source
 
-        await self._wait(stepper.call(replace), self._settings.sync_timeout_s, f"load of policy v{policy.version}")
+        replacing = stepper.call(replace)
+        source = await self._wait(replacing, self._settings.sync_timeout_s, f"load of policy v{policy.version}")
         self._base, self._policy = base, policy
         return _report(policy, "adapter" if self._lora_rank else source.road, source.size_bytes, started)
 
