@@ -81,7 +81,9 @@ def test_a_run_logs_nothing_but_objects(finished):
     assert {line["run"] for line in lines} == {"run"}
     assert {"driver", "rollout-0", "learner", "judge"} <= {line["actor"] for line in lines}
     assert [line["round"] for line in lines if line["event"] == "round_done"] == [0, 1]
-    assert (lines[-2]["state"], lines[-1]["text"].strip()) == ("done", f"done: {finished[0]}")
+    done, *told = lines[-3:]
+    assert done["state"] == "done"
+    assert [line["text"].strip() for line in told] == [f"done: {finished[0]}", f"report: {finished[0] / 'report.html'}"]
 
 
 def test_the_live_page_of_a_finished_run_shows_its_rounds(finished):
