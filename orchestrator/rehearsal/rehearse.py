@@ -65,12 +65,16 @@ def _try(config: RunConfig, inputs: Inputs, root: Path, found: dict[str, Verdict
     """Run the tiny run, then again with one more round from what it left on disk; the part that failed, or ""."""
     watch, part, said = _run(config, inputs, root, console)
     records = open_journal(root).records() if (root / "config.json").exists() else []
+    # Where the judge gave no pair, nothing was learnt, and its stand-in shows how the parts behind it do.
+    without_pairs = not part and not records[0].num_pairs
+    behind = _ORDER[_ORDER.index("judge") + 1 :] if without_pairs else ()
     for verdict in read_verdicts(root, records, read_metrics(root), watch).values():
-        found.setdefault(verdict.part, verdict)
+        if verdict.part not in behind:
+            found.setdefault(verdict.part, verdict)
     if part:
         found.setdefault(part, failed(part, said))
         return part
-    if not records[0].num_pairs:
+    if without_pairs:
         return "judge"
     further = changed(config, {"num_rounds": config.num_rounds + 1})
     _, part, said = _run(further, inputs, root, console)

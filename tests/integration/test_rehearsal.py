@@ -48,7 +48,7 @@ def test_what_works_is_said_to_work(tree, tmp_path):
         "weight sync",
     )
     assert all(rows[part][0] == "ok" for part in (*parts, "publication", "evaluation", "resume")), err
-    assert "asks for 3 CPUs and 0 GPUs, the cluster has 4 CPUs" in err
+    assert "asks for 2 CPUs and 0 GPUs, the cluster has 4 CPUs" in err
     assert "tokens/s" in rows["generation"][-1]
     assert "went on from v1 to v2" in rows["resume"][-1]
     assert "nats a token apart" in rows["engine against learner"][-1]
