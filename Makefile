@@ -35,7 +35,6 @@ check: setup
 test: check
 	$(BIN)/pytest tests/learner tests/people -n 2
 	$(BIN)/pytest tests/integration -n 2 --dist loadscope --no-loadscope-reorder -m "not alone" --durations=40
-	$(BIN)/pytest tests/chaos -m "not vllm"
 	$(BIN)/pytest tests/integration -m alone --durations=10
 
 bench: setup
